@@ -1,0 +1,213 @@
+"""The controller: when to decide, on what evidence, and what became of it.
+
+Equal on every worker: it sees all-reduced reports only, and its clock counts rows, not seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from planaria.blueprint import Blueprint
+from planaria.control.decide import choose, edit_kind
+from planaria.control.ledger import Ledger
+from planaria.control.look_ahead import Evidence, Trial, row_passes, score
+from planaria.control.propose import Scores, propose
+from planaria.control.pulse import FAST_ROWS, Pulse
+from planaria.errors import InputError
+from planaria.policy import Policy
+from planaria.signals import Candidate, Decision, Shift, StepReport
+
+FIRST_CREDIT_PASSES = 40_000
+"""Row-passes a run may spend on decisions before it has earned them by training."""
+
+
+class Bench(Protocol):
+    """What a decision may ask of the run. Implemented by the training loop."""
+
+    @property
+    def blueprint(self) -> Blueprint: ...
+
+    def evidence(self, since_row: int) -> Evidence:
+        """Recent rows (none from before `since_row`) and remembered ones."""
+
+    def scores(self, evidence: Evidence) -> tuple[list[list[float]], list[float]]:
+        """Head importance and growth scores on the evidence."""
+
+    def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
+        """Look ahead on every candidate, spread over the workers; equal on all of them."""
+
+    def seconds(self) -> float:
+        """A clock, for the record alone."""
+
+
+@dataclass
+class OpenOutcome:
+    """An edit whose outcome is not known yet."""
+
+    decision: int
+    trigger: str
+    kind: str
+    predicted: float
+    loss_before: float
+    price_paid: float
+    due_sample: int
+
+
+class Controller:
+    """Decides on shifts, and between them whenever `thrift_every_samples` rows have passed."""
+
+    def __init__(self, policy: Policy, layers: int, seed: int) -> None:
+        self.policy, self.seed = policy, seed
+        self.pulse = Pulse()
+        self.ledger = Ledger()
+        self.births = [[-policy.heads.cooldown_samples] * policy.heads.start for _ in range(layers)]
+        """Per layer and head: the sample at which it was born."""
+        self.pending: Shift | None = None
+        self.last_edit_sample = -policy.heads.cooldown_samples
+        self.next_thrift_sample = policy.controller.thrift_every_samples
+        self.passes_trained = 0
+        self.passes_spent = 0
+        self.decisions = 0
+        self.open: list[OpenOutcome] = []
+
+    def observe(self, report: StepReport, passes: int) -> None:
+        """Take in a step that cost `passes` row-passes of training."""
+        self.pulse.update(report)
+        self.passes_trained += passes
+
+    def shifted(self, shift: Shift) -> None:
+        """A shift is waiting for its decision; edits whose outcome it would blur are given up."""
+        self.pulse.shifted()
+        self.open.clear()
+        if self.policy.controller.kind != "none":
+            self.pending = shift
+        self.next_thrift_sample = shift.sample + self.policy.controller.thrift_every_samples
+
+    def due(self, sample: int) -> str | None:
+        """Why a decision is due now, if one is."""
+        settings = self.policy.controller
+        if settings.kind == "none":
+            return None
+        if self.pending is not None:
+            waited = sample - self.pending.onset_sample >= settings.wait_samples
+            return f"{self.pending.kind} shift" if waited else None
+        if sample < self.next_thrift_sample or self._cooling(sample):
+            return None
+        return "thrift"
+
+    def decide(self, trigger: str, step: int, sample: int, bench: Bench) -> Decision:
+        """Look ahead and choose. Keeps everything, and says so, where the decision budget is used up."""
+        began = bench.seconds()
+        since = self.pending.onset_sample if self.pending is not None else sample - self.pulse.since_shift
+        self.pending = None
+        self.next_thrift_sample = sample + self.policy.controller.thrift_every_samples
+        self.decisions += 1
+        evidence = bench.evidence(max(0, since))
+        importance, growth = bench.scores(evidence)
+        scores = Scores(importance, growth, [[self._mature(b, sample) for b in layer] for layer in self.births])
+        candidates = propose(trigger, bench.blueprint, scores, self.policy.heads, self.policy.budget)
+        if self._cooling(sample):
+            candidates = [c for c in candidates if c.edit is None]
+        observation = {**self.pulse.observation(), **self._observation(bench.blueprint, scores, sample)}
+        candidates, spent = self._affordable(candidates, evidence)
+        if len(candidates) > 1:
+            trials = bench.trials(candidates, evidence, self.seed * 1_000_003 + step)
+            candidates = score(candidates, trials, self.policy.controller)
+        self.passes_spent += spent
+        bias = {} if trigger.endswith("shift") else self.ledger.bias(trigger)
+        chosen, why = choose(candidates, self.policy.controller.certainty, bias)
+        if len(candidates) == 1 and spent == 0:
+            why = "the decision budget is used up for now, or nothing else is possible"
+        return Decision(step, sample, trigger, chosen, tuple(candidates), why, observation, bench.seconds() - began)
+
+    def applied(self, decision: Decision) -> None:
+        """The chosen edit is in place: note births, start the cool-down, and wait for what it brings."""
+        edit = decision.chosen.edit
+        if edit is None:
+            return
+        layer = self.births[edit["layer"]]
+        if edit["kind"] == "grow_heads":
+            layer.extend([decision.sample] * edit["heads"])
+        elif edit["kind"] == "shrink_heads":
+            self.births[edit["layer"]] = [b for head, b in enumerate(layer) if head not in edit["heads"]]
+        self.last_edit_sample = decision.sample
+        keep = decision.candidates[0]
+        horizon = max(self.policy.heads.cooldown_samples, 2 * FAST_ROWS)
+        self.open.append(
+            OpenOutcome(
+                decision=self.decisions - 1,
+                trigger=decision.trigger,
+                kind=edit_kind(decision.chosen),
+                predicted=decision.chosen.value,
+                loss_before=self.pulse.loss_fast,
+                price_paid=decision.chosen.price - keep.price,
+                due_sample=decision.sample + horizon,
+            )
+        )
+
+    def outcomes(self, sample: int) -> list[tuple[int, float]]:
+        """(decision, gain realised) of the edits whose horizon has passed: fall of the fast loss, minus its price."""
+        ripe = [outcome for outcome in self.open if sample >= outcome.due_sample]
+        self.open = [outcome for outcome in self.open if sample < outcome.due_sample]
+        realised = []
+        for outcome in ripe:
+            gain = outcome.loss_before - self.pulse.loss_fast - outcome.price_paid
+            self.ledger.add(outcome.trigger, outcome.kind, outcome.predicted, gain)
+            realised.append((outcome.decision, gain))
+        return realised
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "pulse": self.pulse.state(),
+            "ledger": self.ledger.state(),
+            "births": self.births,
+            "pending": None if self.pending is None else asdict(self.pending),
+            "last_edit_sample": self.last_edit_sample,
+            "next_thrift_sample": self.next_thrift_sample,
+            "passes_trained": self.passes_trained,
+            "passes_spent": self.passes_spent,
+            "decisions": self.decisions,
+            "open": [asdict(outcome) for outcome in self.open],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Raises InputError where the state is not a controller's."""
+        try:
+            self.pulse = Pulse.from_state(state["pulse"])
+            self.ledger = Ledger.from_state(state["ledger"])
+            self.births = [[int(b) for b in layer] for layer in state["births"]]
+            self.pending = None if state["pending"] is None else Shift(**state["pending"])
+            self.last_edit_sample = int(state["last_edit_sample"])
+            self.next_thrift_sample = int(state["next_thrift_sample"])
+            self.passes_trained, self.passes_spent = int(state["passes_trained"]), int(state["passes_spent"])
+            self.decisions = int(state["decisions"])
+            self.open = [OpenOutcome(**outcome) for outcome in state["open"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"controller state: not usable ({error}); use an older checkpoint") from None
+
+    def _cooling(self, sample: int) -> bool:
+        return sample - self.last_edit_sample < self.policy.heads.cooldown_samples
+
+    def _mature(self, born: int, sample: int) -> bool:
+        return sample - born >= self.policy.heads.cooldown_samples
+
+    def _affordable(self, candidates: list[Candidate], evidence: Evidence) -> tuple[list[Candidate], int]:
+        """As many candidates as the decision budget pays for, and what they cost; keeping alone costs nothing."""
+        each = row_passes(self.policy.controller, len(evidence.recent_target), len(evidence.memory_target))
+        earned = self.policy.budget.decision_fraction * self.passes_trained
+        left = max(earned, FIRST_CREDIT_PASSES if self.passes_spent == 0 else 0) - self.passes_spent
+        count = min(len(candidates), int(left // each))
+        return (candidates[:count], count * each) if count > 1 else (candidates[:1], 0)
+
+    def _observation(self, blueprint: Blueprint, scores: Scores, sample: int) -> dict[str, float]:
+        budget = self.policy.budget.decision_fraction * max(1, self.passes_trained)
+        relative = [h / max(1e-12, sum(layer) / len(layer)) for layer in scores.importance for h in layer]
+        return {
+            "heads_fraction": sum(blueprint.heads) / (self.policy.heads.max * blueprint.layers),
+            "importance_lowest": min(relative),
+            "growth_strongest": max(scores.growth),
+            "samples_since_edit": float(sample - self.last_edit_sample),
+            "decision_budget_left": 1 - self.passes_spent / budget,
+        }

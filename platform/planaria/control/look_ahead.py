@@ -1,0 +1,119 @@
+"""Looking ahead: adapt a copy of each candidate on recent rows, score it on rows held back and on memory.
+
+All candidates see the same rows in the same order (common random numbers), so that their differences are paired.
+Legend: R recent rows, M memory rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from planaria.control.adapt import adapt, fast_learner
+from planaria.policy import Controller
+from planaria.signals import Candidate
+
+RowLoss = Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor]
+"""(model, features, target) -> loss of each row."""
+Branch = Callable[[Candidate], tuple[nn.Module, list[Tensor]]]
+"""A copy of the live model under a candidate, with the per-parameter rates it would adapt at."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Rows for one decision: recent ones, and remembered ones (perhaps none)."""
+
+    recent: Mapping[str, Tensor]
+    recent_target: Tensor
+    memory: Mapping[str, Tensor]
+    memory_target: Tensor
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one candidate showed: the loss of every row held back, and of every memory row."""
+
+    recent_R: npt.NDArray[np.float32]
+    memory_M: npt.NDArray[np.float32]
+
+
+def row_passes(settings: Controller, recent_rows: int, memory_rows: int) -> int:
+    """Cost of one trial in passes of one row through the model (forward 1, backward 2)."""
+    inner = settings.inner_steps * settings.inner_rows * (2 if memory_rows else 1) * 3
+    return inner + round(recent_rows * settings.held_back) + memory_rows // 2
+
+
+def run_trial(
+    candidate: Candidate, branch: Branch, evidence: Evidence, row_loss: RowLoss, settings: Controller, seed: int
+) -> Trial:
+    """Adapt one candidate for a few inner steps and score it."""
+    model, rates = branch(candidate)
+    learner = fast_learner(model, rates)
+    learn_R, score_R = _split(len(evidence.recent_target), settings.held_back, seed)
+    learn_M, score_M = _split(len(evidence.memory_target), 0.5, seed + 1)
+    draws = np.random.default_rng((seed, 2))
+    for _ in range(settings.inner_steps):
+        features, target = _take(evidence.recent, evidence.recent_target, draws.choice(learn_R, settings.inner_rows))
+        loss = row_loss(learner.module, features, target).mean()
+        if len(learn_M):
+            features, target = _take(
+                evidence.memory, evidence.memory_target, draws.choice(learn_M, settings.inner_rows)
+            )
+            loss = loss + row_loss(learner.module, features, target).mean()
+        adapt(learner, loss)
+    with torch.no_grad():
+        recent = row_loss(learner.module, *_take(evidence.recent, evidence.recent_target, score_R))
+        memory = (
+            row_loss(learner.module, *_take(evidence.memory, evidence.memory_target, score_M))
+            if len(score_M)
+            else recent[:0]
+        )
+    return Trial(recent.cpu().numpy(), memory.cpu().numpy())
+
+
+def score(candidates: Sequence[Candidate], trials: Sequence[Trial], settings: Controller) -> list[Candidate]:
+    """Fill in losses, value and standard error; the first candidate is the one that keeps everything.
+
+    value = gain in loss over keeping (memory weighted, growth's gain stretched to the horizon) - the extra price.
+    """
+    keep, kept = candidates[0], trials[0]
+    scored = []
+    for candidate, trial in zip(candidates, trials, strict=True):
+        gain_R, gain_M = kept.recent_R - trial.recent_R, kept.memory_M - trial.memory_M
+        weight = settings.memory_weight if len(gain_M) else 0.0
+        gain = float(gain_R.mean()) + (weight * float(gain_M.mean()) if weight else 0.0)
+        error = np.sqrt(_variance_of_mean(gain_R) + weight**2 * _variance_of_mean(gain_M))
+        grows = sum(candidate.heads) > sum(keep.heads)
+        stretch = settings.horizon if grows and gain > 0 else 1.0
+        scored.append(
+            replace(
+                candidate,
+                loss_recent=float(trial.recent_R.mean()),
+                loss_memory=float(trial.memory_M.mean()) if len(trial.memory_M) else float("nan"),
+                value=stretch * gain - (candidate.price - keep.price),
+                standard_error=float(error),
+            )
+        )
+    return scored
+
+
+def _variance_of_mean(values: npt.NDArray[np.float32]) -> float:
+    return float(values.var(dtype=np.float64) / len(values)) if len(values) > 1 else 0.0
+
+
+def _split(rows: int, held_back: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    order = np.random.default_rng((seed, 1)).permutation(rows)
+    cut = rows - round(rows * held_back)
+    return order[:cut], order[cut:]
+
+
+def _take(
+    features: Mapping[str, Tensor], target: Tensor, index: npt.NDArray[np.int64]
+) -> tuple[dict[str, Tensor], Tensor]:
+    at = torch.from_numpy(index).to(target.device)
+    return {name: column.index_select(0, at) for name, column in features.items()}, target.index_select(0, at)

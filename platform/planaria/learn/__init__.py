@@ -1,0 +1,24 @@
+"""What is learned from a step: replay memory, continual-learning losses, optimizers."""
+
+from planaria.learn.losses import ReplayLoss, build_replay_loss, row_error, row_loss
+from planaria.learn.memory import ReplayMemory
+from planaria.learn.optimizers import (
+    build_optimizer,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    replace_parameter,
+    reset_moments,
+)
+
+__all__ = [
+    "ReplayLoss",
+    "ReplayMemory",
+    "build_optimizer",
+    "build_replay_loss",
+    "load_optimizer_tensors",
+    "optimizer_tensors",
+    "replace_parameter",
+    "reset_moments",
+    "row_error",
+    "row_loss",
+]

@@ -1,0 +1,83 @@
+"""Optimizers whose state follows a parameter through surgery, and is saved by name without pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from planaria.errors import InputError
+from planaria.policy import Learner
+
+
+def build_optimizer(model: nn.Module, learner: Learner) -> torch.optim.Optimizer:
+    """AdamW (decoupled weight decay on matrices alone) or SGD with momentum 0.9."""
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    plain = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": learner.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    if learner.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=learner.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=learner.learning_rate, fused=True)
+
+
+def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> None:
+    """Let `new` take the place of `old`: rows `kept` (dimension 0) carry their state along, new rows begin at zero.
+
+    `new` holds the kept rows first, then any fresh ones. Raises KeyError where `old` is not the optimizer's.
+    """
+    for group in optimizer.param_groups:
+        for at, parameter in enumerate(group["params"]):
+            if parameter is old:
+                group["params"][at] = new
+                state = optimizer.state.pop(old, {})
+                optimizer.state[new] = {name: _follow(value, old, new, kept) for name, value in state.items()}
+                if not state:
+                    del optimizer.state[new]
+                return
+    raise KeyError("the parameter is not one of the optimizer's")
+
+
+def reset_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Forget momentum and step counts, as after an abrupt shift they point the wrong way."""
+    optimizer.state.clear()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+    """All state as {"<slot>/<parameter name>": tensor}, for safetensors."""
+    tensors = {}
+    for name, parameter in names:
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{slot}/{name}"] = value.detach().cpu().contiguous()
+    return tensors
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+) -> None:
+    """Inverse of `optimizer_tensors`. Raises InputError where a tensor fits no parameter."""
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        slot, _, name = key.partition("/")
+        parameter = parameters.get(name)
+        if parameter is None or (value.dim() > 0 and value.shape != parameter.shape):
+            raise InputError(f"optimizer state: '{key}' fits no parameter of the model; use an older checkpoint")
+        on = (
+            value.clone()
+            if value.dim() == 0 and not _fused_on(optimizer, parameter)
+            else value.to(parameter.device).clone()
+        )
+        optimizer.state[parameter][slot] = on
+
+
+def _fused_on(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
+    return bool(optimizer.defaults.get("fused")) and parameter.device.type != "cpu"
+
+
+def _follow(value: object, old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> object:
+    if not isinstance(value, Tensor) or value.shape != old.shape:
+        return value.clone() if isinstance(value, Tensor) else value
+    moved = torch.zeros_like(new, memory_format=torch.preserve_format)
+    moved[: len(kept)] = value.index_select(0, kept)
+    return moved

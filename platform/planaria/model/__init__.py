@@ -1,0 +1,6 @@
+"""The elastic transformer: attention whose heads come and go, blocks, input and output layers."""
+
+from planaria.model.attention import ElasticAttention, mix
+from planaria.model.transformer import ElasticTransformer, build, load_model, predict, save_model
+
+__all__ = ["ElasticAttention", "ElasticTransformer", "build", "load_model", "mix", "predict", "save_model"]

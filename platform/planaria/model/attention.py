@@ -1,0 +1,162 @@
+"""Elastic attention: multi-head attention in which every layer has its own number of heads.
+
+Heads are stored head-major, so that growing is `cat` and shrinking is `index_select` on dimension 0, and the cost
+follows the heads that are live. It stands alone: it knows nothing of blocks, blueprints or training.
+
+Legend: B batch, T query tokens, S key tokens, D width, E context width, N heads, G key-value groups, H head width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Above this many keys the T x S weights cost more to keep than the fused kernel costs to call (float32, CPU).
+_EXPLICIT_UP_TO_KEYS = 128
+
+
+class ElasticAttention(nn.Module):
+    """Multi-head, grouped-query or cross attention with a changeable number of heads.
+
+    `queries_per_key` heads share one key and value head (1 is plain multi-head attention); heads then come and go in
+    multiples of it. `rotary` turns queries and keys by their position (even head widths only).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_width: int,
+        *,
+        context_width: int | None = None,
+        queries_per_key: int = 1,
+        projection_bias: bool = False,
+        output_bias: bool = True,
+        rotary: bool = False,
+    ) -> None:
+        super().__init__()
+        if heads < 1 or heads % queries_per_key:
+            raise ValueError(f"{heads} heads cannot be shared {queries_per_key} to a key; use a multiple")
+        if rotary and head_width % 2:
+            raise ValueError(f"rotary positions need an even head width, not {head_width}")
+        self.width, self.head_width, self.queries_per_key, self.rotary = width, head_width, queries_per_key, rotary
+        self.context_width = context_width or width
+        groups = heads // queries_per_key
+        self.q = nn.Parameter(torch.empty(heads, head_width, width))
+        self.kv = nn.Parameter(torch.empty(groups, 2, head_width, self.context_width))
+        self.o = nn.Parameter(torch.empty(heads, head_width, width))
+        self.q_bias = nn.Parameter(torch.zeros(heads, head_width)) if projection_bias else None
+        self.kv_bias = nn.Parameter(torch.zeros(groups, 2, head_width)) if projection_bias else None
+        self.o_bias = nn.Parameter(torch.zeros(width)) if output_bias else None
+        self.head_scale_BN: Tensor | None = None
+        """Multiplies each head's output while importance is measured; None otherwise."""
+        self.mixed_BTNH: Tensor | None = None
+        self.keep_mixed = False
+        """Keep the heads' outputs of the last forward pass (for refitting the output projection)."""
+        self.reset_parameters()
+
+    @property
+    def heads(self) -> int:
+        return self.q.shape[0]
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        nn.init.normal_(self.q, std=1 / math.sqrt(self.width), generator=generator)
+        nn.init.normal_(self.kv, std=1 / math.sqrt(self.context_width), generator=generator)
+        nn.init.normal_(self.o, std=1 / math.sqrt(self.heads * self.head_width), generator=generator)
+
+    def fresh_heads(self, heads: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Rows to append to each parameter for `heads` new heads: random queries, keys and values, zero outputs."""
+        if heads % self.queries_per_key:
+            raise ValueError(f"this layer grows in multiples of {self.queries_per_key} heads, not by {heads}")
+        groups = heads // self.queries_per_key
+        shape_q = (heads, self.head_width, self.width)
+        shape_kv = (groups, 2, self.head_width, self.context_width)
+        rows = {
+            "q": torch.randn(shape_q, generator=generator) / math.sqrt(self.width),
+            "kv": torch.randn(shape_kv, generator=generator) / math.sqrt(self.context_width),
+            "o": torch.zeros(shape_q),
+        }
+        if self.q_bias is not None:
+            rows["q_bias"] = torch.zeros(heads, self.head_width)
+            rows["kv_bias"] = torch.zeros(groups, 2, self.head_width)
+        return {name: row.to(self.q) for name, row in rows.items()}
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        context_BSE: Tensor | None = None,
+        *,
+        padding_BS: Tensor | None = None,
+        causal: bool = False,
+        positions_T: Tensor | None = None,
+        context_positions_S: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from x to the context (to x itself where there is none).
+
+        `padding_BS` is True where a key must be ignored; `causal` hides keys behind the query's own position; the
+        positions (0, 1, 2, ... unless given) serve both the causal mask and the rotary turn.
+        """
+        context_BSE = x_BTD if context_BSE is None else context_BSE
+        q_BNTH, k_BNSH, v_BNSH = self._project(x_BTD, context_BSE)
+        if self.rotary or causal:
+            device = x_BTD.device
+            at_T = torch.arange(x_BTD.shape[1], device=device) if positions_T is None else positions_T
+            at_S = (
+                torch.arange(context_BSE.shape[1], device=device)
+                if context_positions_S is None
+                else context_positions_S
+            )
+            if self.rotary:
+                q_BNTH, k_BNSH = _turn(q_BNTH, at_T), _turn(k_BNSH, at_S)
+        mask = None
+        if causal:
+            mask = at_T[:, None] >= at_S[None, :]
+        if padding_BS is not None:
+            visible = ~padding_BS[:, None, None, :]
+            mask = visible if mask is None else mask & visible
+        mixed_BTNH = mix(q_BNTH, k_BNSH, v_BNSH, mask).transpose(1, 2)
+        if self.keep_mixed:
+            self.mixed_BTNH = mixed_BTNH.detach()
+        if self.head_scale_BN is not None:
+            mixed_BTNH = mixed_BTNH * self.head_scale_BN[:, None, :, None]
+        return F.linear(mixed_BTNH.flatten(2), self.o.flatten(0, 1).t(), self.o_bias)
+
+    def _project(self, x_BTD: Tensor, context_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, groups, shared = x_BTD.shape[0], self.kv.shape[0], self.queries_per_key
+        q_bias = None if self.q_bias is None else self.q_bias.flatten()
+        kv_bias = None if self.kv_bias is None else self.kv_bias.flatten()
+        q = F.linear(x_BTD, self.q.flatten(0, 1), q_bias).view(batch, -1, self.heads, self.head_width)
+        kv = F.linear(context_BSE, self.kv.flatten(0, 2), kv_bias).view(batch, -1, groups, 2, self.head_width)
+        k, v = kv.unbind(3)
+        if shared > 1:
+            k, v = k.repeat_interleave(shared, 2), v.repeat_interleave(shared, 2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def mix(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k' / sqrt(H)) v, by whichever way is fastest for the device, precision and length.
+
+    `mask` is True where a key may be seen, and broadcasts to [B, N, T, S].
+    On CPU the fused kernel's backward is several times slower than plain products in bfloat16, and no faster for
+    short sequences in float32 (`benchmarks/attention.py` measures both).
+    """
+    short = k_BNSH.shape[2] <= _EXPLICIT_UP_TO_KEYS
+    if q_BNTH.device.type == "cpu" and (short or q_BNTH.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
+        weights = (q_BNTH * (q_BNTH.shape[-1] ** -0.5)) @ k_BNSH.transpose(-2, -1)
+        if mask is not None:
+            weights = weights.masked_fill(~mask, -torch.inf)
+        return torch.matmul(weights.softmax(-1).to(v_BNSH.dtype), v_BNSH)
+    return F.scaled_dot_product_attention(q_BNTH, k_BNSH, v_BNSH, attn_mask=mask)
+
+
+def _turn(x_BNTH: Tensor, positions_T: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves convention."""
+    half = x_BNTH.shape[-1] // 2
+    rate = 10_000 ** (-torch.arange(half, device=x_BNTH.device, dtype=torch.float32) / half)
+    angle_TF = positions_T.to(torch.float32)[:, None] * rate
+    cos, sin = angle_TF.cos().to(x_BNTH.dtype), angle_TF.sin().to(x_BNTH.dtype)
+    low, high = x_BNTH[..., :half], x_BNTH[..., half:]
+    return torch.cat((low * cos - high * sin, low * sin + high * cos), -1)

@@ -1,0 +1,145 @@
+"""The model that a blueprint describes: input layer, elastic blocks, output layer.
+
+Legend: B rows, T tokens, D width, C outputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from planaria.blueprint import Blueprint
+from planaria.errors import InputError
+from planaria.model.blocks import Block
+from planaria.model.inputs import ImageInput, TableInput
+
+
+class OutputLayer(nn.Module):
+    """Logits, or one number in the target's own units (its running mean and variance are part of the model)."""
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        super().__init__()
+        self.regression = blueprint.task == "regression"
+        self.weight = nn.Parameter(torch.zeros(blueprint.outputs, blueprint.width))
+        self.bias = nn.Parameter(torch.zeros(blueprint.outputs))
+        for name in ("count", "mean", "squares"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+
+    @property
+    def spread(self) -> Tensor:
+        """Running standard deviation of the target; 1 before it is known."""
+        variance = self.squares / self.count.clamp(min=1)
+        return torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt()
+
+    @torch.no_grad()
+    def observe(self, target_B: Tensor) -> None:
+        """Update the target's running mean and variance (regression only)."""
+        if not self.regression or not len(target_B):
+            return
+        values_B = target_B.to(torch.float64)
+        total = self.count + len(values_B)
+        delta = values_B.mean() - self.mean
+        self.squares += ((values_B - values_B.mean()) ** 2).sum() + delta**2 * self.count * len(values_B) / total
+        self.mean += delta * len(values_B) / total
+        self.count.copy_(total)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        output_BC = F.linear(x_BD, self.weight, self.bias).float()
+        if self.regression:
+            return output_BC * self.spread.float() + self.mean.float()
+        return output_BC
+
+
+class ElasticTransformer(nn.Module):
+    """Pre-norm transformer whose layers each have their own number of heads."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        super().__init__()
+        self.blueprint = blueprint
+        self.input = ImageInput(blueprint) if blueprint.image_shape is not None else TableInput(blueprint)
+        self.class_token_D = nn.Parameter(torch.empty(blueprint.width))
+        last = blueprint.layers - 1
+        self.blocks = nn.ModuleList(
+            Block(blueprint.width, heads, blueprint.head_width, blueprint.mlp_width, answer_first=layer == last)
+            for layer, heads in enumerate(blueprint.heads)
+        )
+        self.norm = nn.LayerNorm(blueprint.width)
+        self.output = OutputLayer(blueprint)
+
+    def block(self, layer: int) -> Block:
+        block = self.blocks[layer]
+        assert isinstance(block, Block)
+        return block
+
+    def observe(self, features: Mapping[str, Tensor]) -> None:
+        """Update running statistics of the inputs with a whole batch (equal on every worker)."""
+        self.input.observe(features)
+
+    def hidden(self, features: Mapping[str, Tensor]) -> Tensor:
+        """What the output layer reads. Shape [B, D]."""
+        x_BTD = self.input(features, self.class_token_D)
+        for block in self.blocks:
+            x_BTD = block(x_BTD)
+        hidden_BD: Tensor = self.norm(x_BTD[:, 0])
+        return hidden_BD
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B, classes], or predictions [B, 1] in the target's own units. float32 in every precision."""
+        output_BC: Tensor = self.output(self.hidden(features))
+        return output_BC
+
+
+def build(blueprint: Blueprint, seed: int = 0) -> ElasticTransformer:
+    """A fresh model; equal seeds give equal weights."""
+    blueprint.check()
+    generator = torch.Generator().manual_seed(seed)
+    model = ElasticTransformer(blueprint)
+    nn.init.normal_(model.class_token_D, std=0.02, generator=generator)
+    model.input.reset_parameters(generator)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)
+            nn.init.zeros_(module.bias)
+    for layer in range(blueprint.layers):
+        model.block(layer).attention.reset_parameters(generator)
+    return model
+
+
+def save_model(model: ElasticTransformer, folder: Path, encoding: Mapping[str, Any]) -> None:
+    """Write what serving needs: blueprint.json, model.safetensors and encoding.json (fields, labels, categories)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "blueprint.json").write_text(model.blueprint.to_json())
+    (folder / "encoding.json").write_text(json.dumps(encoding))
+    save_file(
+        {name: t.detach().contiguous().cpu() for name, t in model.state_dict().items()}, folder / "model.safetensors"
+    )
+
+
+def load_model(folder: Path) -> tuple[ElasticTransformer, dict[str, Any]]:
+    """The model and the encoding that `save_model` wrote. Raises InputError where they do not fit together."""
+    try:
+        model = build(Blueprint.from_json((folder / "blueprint.json").read_text()))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        encoding = json.loads((folder / "encoding.json").read_text())
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise InputError(f"{folder}: no usable model ({str(error).splitlines()[0]}); export it again") from None
+    return model.eval(), encoding
+
+
+@torch.no_grad()
+def predict(model: ElasticTransformer, features: Mapping[str, Tensor]) -> Tensor:
+    """Class numbers (int64) or predicted values (float32), one a row."""
+    output_BC: Tensor = model(features)
+    return output_BC[:, 0] if model.blueprint.task == "regression" else output_BC.argmax(1)

@@ -1,0 +1,7 @@
+"""Surgery on a live model: growing, shrinking, and the scores that say where."""
+
+from planaria.morph.importance import growth_scores, head_importance
+from planaria.morph.refit import refit_output_projection
+from planaria.morph.surgery import operate, temper
+
+__all__ = ["growth_scores", "head_importance", "operate", "refit_output_projection", "temper"]

@@ -1,0 +1,53 @@
+"""Which heads matter, and which layer would gain from more. Legend: B rows, N heads, C outputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from planaria.blueprint import GrowHeads
+from planaria.model.transformer import ElasticTransformer
+from planaria.morph.surgery import operate
+
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+"""(output [B, C], target [B]) -> loss of each row [B]."""
+
+
+def head_importance(
+    model: ElasticTransformer, features: Mapping[str, Tensor], target_B: Tensor, row_loss: RowLoss
+) -> list[list[float]]:
+    """Mean |dL/dscale| of each head's output over the rows, layer by layer.
+
+    Source: Michel et al. 2019 (arXiv 1905.10650), normalised within each layer.
+    """
+    attentions = [model.block(layer).attention for layer in range(model.blueprint.layers)]
+    scales = [torch.ones(len(target_B), a.heads, device=a.q.device, requires_grad=True) for a in attentions]
+    for attention, scale_BN in zip(attentions, scales, strict=True):
+        attention.head_scale_BN = scale_BN
+    try:
+        loss = row_loss(model(features), target_B).sum()
+        gradients = torch.autograd.grad(loss, scales)
+    finally:
+        for attention in attentions:
+            attention.head_scale_BN = None
+    return [gradient_BN.abs().mean(0).tolist() for gradient_BN in gradients]
+
+
+def growth_scores(
+    model: ElasticTransformer, features: Mapping[str, Tensor], target_B: Tensor, row_loss: RowLoss, *, seed: int
+) -> list[float]:
+    """How strongly the loss pulls at a fresh head's output weights in each layer, relative to the live heads' there.
+
+    Two fresh heads with zero outputs are tried in every layer of a copy: the function is unchanged, and the gradient
+    at their output weights is the first-order gain of growing. Source: GradMax (Evci et al. 2022, arXiv 2201.05125).
+    """
+    trial = copy.deepcopy(model)
+    for layer in range(trial.blueprint.layers):
+        operate(trial, GrowHeads(layer, 2), seed=seed + layer)
+    outputs = [trial.block(layer).attention.o for layer in range(trial.blueprint.layers)]
+    gradients = torch.autograd.grad(row_loss(trial(features), target_B).mean(), outputs)
+    strength = [gradient.flatten(1).norm(dim=1) for gradient in gradients]
+    return [float(s[-2:].max() / s[:-2].mean().clamp(min=1e-12)) for s in strength]

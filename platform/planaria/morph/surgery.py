@@ -1,0 +1,99 @@
+"""Surgery: applying an edit to a live module and its optimizer state.
+
+It is deterministic: every worker that starts from equal weights and calls it with the same edit and seed ends with
+equal weights, so nothing needs to be sent. Gradients of a resized parameter are dropped (surgery happens between
+steps). No weights are shared between layers yet, so a resized parameter has one owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from planaria.blueprint import Blueprint, Edit, GrowHeads, GrowOutputs, ShrinkHeads
+from planaria.model.attention import ElasticAttention
+from planaria.model.transformer import ElasticTransformer
+from planaria.morph.refit import refit_output_projection
+
+Follow = Callable[[nn.Parameter, nn.Parameter, Tensor], None]
+"""Told of every replaced parameter: (old, new, rows kept)."""
+
+
+def operate(
+    model: ElasticTransformer,
+    edit: Edit,
+    *,
+    seed: int,
+    follow: Follow | None = None,
+    calibration: Mapping[str, Tensor] | None = None,
+) -> Blueprint:
+    """Apply the edit in place and return the new blueprint.
+
+    `calibration` holds recent inputs: with them, shrinking refits the output projection to what the removed heads
+    contributed. Raises ValueError (before anything is touched) where the edit does not fit.
+    """
+    after = edit.apply(model.blueprint)
+    follow = follow or (lambda old, new, kept: None)
+    if isinstance(edit, GrowHeads):
+        _grow_heads(model.block(edit.layer).attention, edit.heads, torch.Generator().manual_seed(seed), follow)
+    elif isinstance(edit, ShrinkHeads):
+        _shrink_heads(model, edit, follow, calibration)
+    elif isinstance(edit, GrowOutputs):
+        _grow_outputs(model, edit.outputs, follow)
+    else:
+        raise TypeError(f"no surgery for {edit!r}")
+    model.blueprint = after
+    return after
+
+
+def temper(model: ElasticTransformer, factor: float) -> None:
+    """Scale the output layer down: after a shift an over-confident model unlearns slowly."""
+    with torch.no_grad():
+        model.output.weight.mul_(factor)
+        model.output.bias.mul_(factor)
+
+
+def _grow_heads(attention: ElasticAttention, heads: int, generator: torch.Generator, follow: Follow) -> None:
+    for name, fresh in attention.fresh_heads(heads, generator).items():
+        old = getattr(attention, name)
+        _replace(attention, name, torch.arange(len(old), device=old.device), fresh, follow)
+
+
+def _shrink_heads(
+    model: ElasticTransformer, edit: ShrinkHeads, follow: Follow, calibration: Mapping[str, Tensor] | None
+) -> None:
+    attention = model.block(edit.layer).attention
+    shared = attention.queries_per_key
+    removed = set(edit.heads)
+    groups = [g for g in range(attention.heads // shared) if g * shared not in removed]
+    if any((head in removed) != (head // shared not in groups) for head in range(attention.heads)):
+        raise ValueError(f"heads of layer {edit.layer} share keys {shared} to one and go together")
+    if calibration is not None:
+        refit_output_projection(
+            model, edit.layer, keep=[h for h in range(attention.heads) if h not in removed], inputs=calibration
+        )
+    keep_heads = torch.tensor([h for h in range(attention.heads) if h not in removed], device=attention.q.device)
+    keep_groups = torch.tensor(groups, device=attention.q.device)
+    for name in ("q", "kv", "o", "q_bias", "kv_bias"):
+        if getattr(attention, name) is not None:
+            _replace(attention, name, keep_groups if name.startswith("kv") else keep_heads, None, follow)
+
+
+def _grow_outputs(model: ElasticTransformer, outputs: int, follow: Follow) -> None:
+    """New classes start with zero weights and the lowest bias so far: known ones keep their order and ratios."""
+    layer = model.output
+    known = layer.bias.shape[0]
+    kept = torch.arange(known, device=layer.bias.device)
+    lowest = layer.bias.detach().min().expand(outputs - known).clone()
+    _replace(layer, "weight", kept, layer.weight.new_zeros(outputs - known, layer.weight.shape[1]), follow)
+    _replace(layer, "bias", kept, lowest, follow)
+
+
+def _replace(module: nn.Module, name: str, kept: Tensor, fresh: Tensor | None, follow: Follow) -> None:
+    old: nn.Parameter = getattr(module, name)
+    rows = old.detach().index_select(0, kept)
+    new = nn.Parameter(rows if fresh is None else torch.cat((rows, fresh.to(old))))
+    setattr(module, name, new)
+    follow(old, new, kept)

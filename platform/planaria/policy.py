@@ -1,0 +1,160 @@
+"""A policy: how a run detects shifts, edits its model, learns and what capacity costs. One YAML file each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from planaria.plain_yaml import read_yaml
+from planaria.settings import Settings, parse
+
+
+class Heads(Settings):
+    """How many attention heads a layer may have."""
+
+    start: int = Field(2, ge=1)
+    """Heads of each layer when the run begins."""
+    min: int = Field(1, ge=1)
+    """No layer goes below."""
+    max: int = Field(6, ge=1)
+    """No layer goes above."""
+    cooldown_samples: int = Field(3_000, ge=0)
+    """No second edit before this many samples have been learned from after the first."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Heads:
+        if self.max < self.min:
+            raise ValueError(f"max is {self.max} but min is {self.min}; raise max or lower min")
+        if not self.min <= self.start <= self.max:
+            raise ValueError(f"start is {self.start}, outside min {self.min} to max {self.max}")
+        return self
+
+
+class Budget(Settings):
+    """Limits, and the price of what is used below them."""
+
+    parameters: int | None = Field(None, ge=1)
+    """No edit may take the model above this many parameters."""
+    flops_per_sample: int | None = Field(None, ge=1)
+    """No edit may take one forward pass above this."""
+    price: float = Field(0.02, ge=0)
+    """Nats per row that a model with every head in use must earn over one with none."""
+    decision_fraction: float = Field(0.15, gt=0, le=1)
+    """Decisions may take at most this share of the run's time (counted in row-passes, so that it is reproducible)."""
+
+
+class LossChannel(Settings):
+    """Watches the prequential loss, row by row."""
+
+    page_hinkley_threshold: float = Field(50.0, gt=0)
+    """Standard deviations of a row's loss, summed over the rows of a rise."""
+    page_hinkley_delta: float = Field(0.15, ge=0)
+    """Standard deviations. Smaller rises are not counted."""
+    adwin_delta: float = Field(0.002, gt=0, lt=1)
+    """How unlikely a difference of means must be by chance. Smaller is slower and surer."""
+
+
+class InputChannel(Settings):
+    """Compares windows of inputs or predictions, without labels."""
+
+    window_rows: int = Field(256, ge=32)
+    """Newest rows that are compared."""
+    reference_rows: int = Field(1_024, ge=64)
+    """Earlier rows that they are compared with."""
+    significance: float = Field(0.0001, gt=0, lt=0.5)
+    """How unlikely a difference must be by chance. Smaller is slower and surer."""
+
+
+class Detector(Settings):
+    """Which channels watch the stream. An absent channel is off."""
+
+    loss: LossChannel | None = LossChannel()
+    """Watches the loss on each row before it is learned from."""
+    inputs: InputChannel | None = InputChannel()
+    """Watches the inputs, without labels."""
+    pairs: InputChannel | None = InputChannel()
+    """Inputs together with their targets: sees new labels for the same inputs, which `inputs` cannot."""
+    predictions: InputChannel | None = None
+    """Watches the model's predictions, without labels."""
+    settle_samples: int = Field(1_000, ge=0)
+    """After an alarm, how long the detectors gather a new reference before they may alarm again."""
+    recurring: bool = True
+    """Compare each new concept with the earlier ones."""
+    recurring_distance: float = Field(0.5, gt=0)
+    """Squared Mahalanobis distance, between the classes' mean inputs, below which two concepts are the same."""
+
+
+class Controller(Settings):
+    """When and how edits are chosen."""
+
+    kind: Literal["look_ahead", "none"] = "look_ahead"
+    """look_ahead edits the model; none leaves it as it starts."""
+    thrift_every_samples: int = Field(6_000, ge=100)
+    """Between shifts: how often the controller looks for heads that can go."""
+    wait_samples: int = Field(768, ge=64)
+    """Rows of the new distribution to gather between a shift and its decision."""
+    inner_steps: int = Field(12, ge=1)
+    """Steps for which each candidate is adapted."""
+    inner_rows: int = Field(64, ge=8)
+    """Rows of each of these steps."""
+    held_back: float = Field(0.33, gt=0, lt=1)
+    """Share of the recent rows on which candidates are scored rather than adapted."""
+    memory_weight: float = Field(0.5, ge=0)
+    """How much the loss on remembered rows counts beside the loss on recent ones."""
+    horizon: float = Field(3.0, gt=0)
+    """Gains of growth go on after the look-ahead ends: its gain is multiplied by this."""
+    certainty: float = Field(1.0, ge=0)
+    """An edit must beat keeping by this many standard errors."""
+
+
+class Memory(Settings):
+    kind: Literal["reservoir", "class_balanced"] = "class_balanced"
+    """Which rows are kept: a fair sample of all, or equally many of each class."""
+    rows: int = Field(2_000, ge=0)
+    """How many are kept; 0 is no memory."""
+
+
+class Learner(Settings):
+    """What is learned from a step's rows and from memory."""
+
+    loss: Literal["er", "der++"] = "er"
+    """er: learn again from remembered rows. der++: and stay near the outputs once given for them."""
+    alpha: float = Field(0.3, ge=0)
+    """der++ only: weight of the distance to the remembered outputs."""
+    beta: float = Field(1.0, ge=0)
+    """Weight of the loss on remembered rows."""
+    memory: Memory = Memory()
+    """What is remembered."""
+    replay_ratio: float = Field(1.0, ge=0)
+    """Remembered rows replayed per new row."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """How the weights follow the gradient."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Length of a step."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Pull of the weights towards 0."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Longest gradient that is followed in full."""
+
+    @model_validator(mode="after")
+    def _has_what_its_loss_needs(self) -> Learner:
+        if self.loss == "der++" and self.memory.rows == 0:
+            raise ValueError("loss is der++ but memory.rows is 0; give the memory rows or choose loss: er")
+        return self
+
+
+class Policy(Settings):
+    name: str = "balanced"
+    """Shown in reports."""
+    heads: Heads = Heads()
+    budget: Budget = Budget()
+    detector: Detector = Detector()
+    controller: Controller = Controller()
+    learner: Learner = Learner()
+
+
+def load_policy(path: Path | str) -> Policy:
+    """The policy in a YAML file. Raises InputError, with one line."""
+    return parse(Policy, read_yaml(Path(path)), str(path))

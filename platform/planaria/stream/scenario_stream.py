@@ -1,0 +1,282 @@
+"""A stream of contexts over a pool of rows. Every row is a pure function of the seed and its number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from planaria.errors import InputError, RunError, nearest
+from planaria.job import Change, Scenario
+from planaria.signals import Features, Fields
+from planaria.stream.chance import key, shuffled, uniform
+from planaria.stream.draw import Draw
+from planaria.stream.pool import ClassIndex, Pool, Pools
+from planaria.stream.rows import DecodedRows, Index
+from planaria.stream.schedule import Schedule
+from planaria.stream.transform import Transform, make_transform
+from planaria.stream.vocabulary import UNRESOLVED, in_order
+
+Integers = npt.NDArray[np.int64]
+AVAILABLE_ROWS = 1 << 20
+"""How far available() looks ahead."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """One distribution. Classes are the pool's."""
+
+    train: Draw
+    test: Draw
+    blur: float
+    others: Draw | None
+    """Rows of the classes that this context does not have."""
+    new_class: Integers | None
+    """What each class becomes, where labels are permuted."""
+    transform: Transform
+
+
+class ScenarioStream:
+    """See planaria.signals.Stream."""
+
+    def __init__(self, pools: Pools, scenario: Scenario, seed: int) -> None:
+        self._pool, self._test_pool = pools.train, pools.test
+        self.fields: Fields = self._pool.fields
+        self.counts = pools.counts
+        """Of all rows that the scenario draws from: see FileStream.counts."""
+        changes = changes_of(scenario, self._pool)
+        self._schedule = Schedule(changes, scenario.repeat, key(seed, "transition"))
+        self._blur_key = key(seed, "blur")
+        self._number_of_class = np.full(max(1, len(self._pool.labels)), UNRESOLVED, np.int64)
+        self._class_of_number: list[int] = []
+        self._furthest = 0
+        self._contexts = _contexts(changes, self._schedule.names, pools, seed)
+
+    @property
+    def labels(self) -> list[str | int]:
+        return [self._pool.labels[class_] for class_ in self._class_of_number]
+
+    @property
+    def contexts(self) -> list[str]:
+        """Names of all contexts, by number."""
+        return list(self._schedule.names)
+
+    @property
+    def total_rows(self) -> int:
+        return self._schedule.rows
+
+    def available(self, start: int) -> int:
+        """How many rows from `start` on there are, counted up to AVAILABLE_ROWS."""
+        return max(0, min(AVAILABLE_ROWS, self.total_rows - start))
+
+    def read(self, start: int, count: int) -> DecodedRows:
+        rows = np.arange(start, max(start, min(start + count, self.total_rows)), dtype=np.int64)
+        contexts = self._schedule.contexts(rows)
+        origin = np.empty(len(rows), np.int64)
+        target = np.empty(len(rows), self._pool.target.dtype)
+        for number in np.unique(contexts):
+            context, mine = self._contexts[number], np.flatnonzero(contexts == number)
+            origin[mine] = self._draw(context, rows[mine])
+            target[mine] = self._targets(context, self._pool, origin[mine])
+        self._furthest = max(self._furthest, start + len(rows))
+        if self._pool.labels:
+            target = self._numbered(target)
+
+        def decode(index: Index) -> Features:
+            return self._features(self._pool, contexts[index], origin[index], rows[index])
+
+        return DecodedRows(start, target, contexts, np.zeros(len(rows), np.bool_), decode)
+
+    def held_out(self, context: int, count: int) -> DecodedRows:
+        """Test rows of the context's classes, as its transform makes them; the same ones for every call.
+
+        Rows of labels that the stream has not shown yet are left out: no class number is theirs.
+        """
+        chosen = self._contexts[context]
+        places = np.arange(min(count, chosen.test.rows), dtype=np.int64)
+        origin = chosen.test.at(places) if len(places) else places
+        target = self._targets(chosen, self._test_pool, origin)
+        if self._test_pool.labels:
+            numbers = self._number_of_class[target]
+            known = numbers != UNRESOLVED
+            places, origin, target = places[known], origin[known], numbers[known]
+        contexts = np.full(len(places), context, np.int64)
+
+        def decode(index: Index) -> Features:
+            # Numbers below zero, so that no row of the stream has the same noise.
+            return self._features(self._test_pool, contexts[index], origin[index], -1 - places[index])
+
+        return DecodedRows(0, target, contexts, np.ones(len(places), np.bool_), decode)
+
+    def change_before(self, row: int) -> int | None:
+        return self._schedule.change_before(row)
+
+    def state(self) -> dict[str, Any]:
+        return {"row": self._furthest, "labels": self.labels}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._furthest = int(state["row"])
+        gone = [label for label in state["labels"] if label not in self._pool.labels]
+        if gone:
+            raise RunError(f"label {gone[0]!r} of the checkpoint is not in the data any more; start a new run")
+        self._class_of_number = [self._pool.labels.index(label) for label in state["labels"]]
+        self._number_of_class[:] = UNRESOLVED
+        self._number_of_class[self._class_of_number] = np.arange(len(self._class_of_number))
+
+    def _draw(self, context: Context, rows: Integers) -> Integers:
+        """Row numbers of the pool."""
+        if context.others is None:
+            return context.train.at(rows)
+        blurred = uniform(self._blur_key, rows) < context.blur
+        origin = np.empty(len(rows), np.int64)
+        for draw, mine in ((context.train, np.flatnonzero(~blurred)), (context.others, np.flatnonzero(blurred))):
+            origin[mine] = draw.at(rows[mine])
+        return origin
+
+    def _targets(self, context: Context, pool: Pool, origin: Integers) -> npt.NDArray[Any]:
+        """Classes of the pool, or values."""
+        target = pool.target[origin]
+        return np.asarray(target if context.new_class is None else context.new_class[target])
+
+    def _numbered(self, classes: npt.NDArray[Any]) -> Integers:
+        """Class numbers in order of first appearance."""
+        for class_ in in_order(classes[self._number_of_class[classes] == UNRESOLVED]):
+            self._number_of_class[class_] = len(self._class_of_number)
+            self._class_of_number.append(int(class_))
+        return np.asarray(self._number_of_class[classes], np.int64)
+
+    def _features(self, pool: Pool, contexts: Integers, origin: Integers, rows: Integers) -> Features:
+        present = np.unique(contexts)
+        if len(present) == 1:
+            return self._contexts[int(present[0])].transform(pool.take(origin), rows)
+        features = pool.take(origin)
+        for number in present:
+            mine = np.flatnonzero(contexts == number)
+            part = {name: values[mine] for name, values in features.items()}
+            for name, values in self._contexts[number].transform(part, rows[mine]).items():
+                features[name][mine] = values
+        return features
+
+
+def changes_of(scenario: Scenario, pool: Pool) -> list[Change]:
+    """The contexts of a scenario in order, those of a ready-made kind spelled out."""
+    if scenario.kind == "contexts":
+        return list(scenario.contexts)
+    common = {
+        "samples": scenario.samples_per_context,
+        "transition_samples": scenario.transition_samples,
+        "blur": scenario.blur,
+    }
+    numbers = range(scenario.count)
+    turns: list[dict[str, Any]]
+    if scenario.kind == "permuted":
+        turns = [{"transform": "permute_pixels" if number else "none", "variant": number} for number in numbers]
+    elif scenario.kind == "rotated":
+        angles = [360.0 * number / scenario.count for number in numbers]
+        turns = [{"transform": "rotate", "degrees": angle} if angle else {} for angle in angles]
+    else:
+        turns = [{"classes": classes} for classes in _class_groups(scenario.count, pool)]
+    return [Change.model_validate({"name": f"{scenario.kind}_{n}", **common, **turn}) for n, turn in enumerate(turns)]
+
+
+def _class_groups(count: int, pool: Pool) -> list[tuple[str | int, ...]]:
+    if not pool.labels:
+        raise InputError(
+            "stream.scenario.kind: class_incremental needs classes; use task: classification or another kind"
+        )
+    if count > len(pool.labels):
+        raise InputError(f"stream.scenario.count: is {count}, but there are only {len(pool.labels)} labels; lower it")
+    ordered = sorted(pool.labels, key=lambda label: (isinstance(label, str), label))
+    groups = np.array_split(np.arange(len(ordered)), count)
+    return [tuple(ordered[place] for place in group) for group in groups]
+
+
+def _contexts(changes: list[Change], names: list[str], pools: Pools, seed: int) -> list[Context]:
+    """The contexts by number. Raises InputError for what the rows cannot give."""
+    train, test = ClassIndex(pools.train), ClassIndex(pools.test)
+    of_name = {change.name: change for change in changes}
+    classes = {name: _classes(of_name[name], pools.train) for name in names}
+    everything = np.unique(np.concatenate(list(classes.values())))
+    if pools.train.labels and len(everything) < 2:
+        raise InputError("stream.scenario: only one label is ever drawn; a classifier needs at least two")
+    contexts = []
+    for name in names:
+        change, own = of_name[name], classes[name]
+        weights = _weights(change, own, pools.train)
+        draw = Draw(train, own, weights, key(seed, "draw", *own.tolist(), *([name] if weights is not None else [])))
+        if not draw.rows:
+            raise InputError(f"stream.scenario: context '{name}' has no rows to draw; give it other classes or weights")
+        contexts.append(
+            Context(
+                train=draw,
+                test=Draw(test, own, None, key(seed, "test", name)),
+                blur=change.blur,
+                others=_others(change, own, everything, train, seed),
+                new_class=_new_class(change, own, pools.train, seed),
+                transform=make_transform(change, pools.train.fields, pools.train.spread, seed),
+            )
+        )
+    return contexts
+
+
+def _classes(change: Change, pool: Pool) -> Integers:
+    """The pool's classes that a context draws from; [0] stands for all rows of a regression."""
+    if change.classes is None:
+        return np.arange(max(1, len(pool.labels)), dtype=np.int64)
+    return np.array([_class_of(label, change, "classes", pool) for label in change.classes], np.int64)
+
+
+def _weights(change: Change, own: Integers, pool: Pool) -> npt.NDArray[np.float64] | None:
+    if change.class_weights is None:
+        return None
+    weights = np.ones(max(1, len(pool.labels)))
+    for label, weight in change.class_weights.items():
+        weights[_class_of(label, change, "class_weights", pool)] = weight
+    return weights[own]
+
+
+def _class_of(label: str | int, change: Change, setting: str, pool: Pool) -> int:
+    """The class of a label; YAML's 1 and "1" both find either."""
+    known = [str(known) for known in pool.labels]
+    if not known:
+        raise InputError(
+            f"stream.scenario: context '{change.name}' has {setting}, but a regression has no classes; remove it"
+        )
+    if str(label) not in known:
+        shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+        raise InputError(
+            f"stream.scenario: context '{change.name}' has label '{label}' in {setting}, which no row has"
+            f"{nearest(str(label), known)}; there are {shown}"
+        )
+    return known.index(str(label))
+
+
+def _others(change: Change, own: Integers, everything: Integers, index: ClassIndex, seed: int) -> Draw | None:
+    if change.blur == 0:
+        return None
+    others = np.setdiff1d(everything, own)
+    others = others[index.sizes[others] > 0]
+    if not others.size:
+        raise InputError(
+            f"stream.scenario: context '{change.name}' has blur, but no other context has other classes; "
+            f"give contexts different classes or remove blur"
+        )
+    return Draw(index, others, None, key(seed, "draw", *others.tolist()))
+
+
+def _new_class(change: Change, own: Integers, pool: Pool, seed: int) -> Integers | None:
+    """A permutation of the context's classes among themselves that is not the identity."""
+    if change.transform != "permute_labels":
+        return None
+    if len(own) < 2:
+        raise InputError(
+            f"stream.scenario: context '{change.name}' has transform permute_labels, which needs at least two classes"
+        )
+    new_class, attempt, classes = np.arange(len(pool.labels), dtype=np.int64), 0, np.sort(own)
+    while (new_class[classes] == classes).all():
+        new_class[classes] = classes[shuffled(key(seed, "labels", change.variant, attempt), len(classes))]
+        attempt += 1
+    return new_class

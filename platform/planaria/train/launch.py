@@ -1,0 +1,319 @@
+"""Starting and resuming runs: check everything first, then Ray (or this process), then the record.
+
+The driver is the one process that talks to MLflow. It reads what rank 0 leaves in the run's folder, so that nothing
+on the training path ever waits for the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from planaria.errors import InputError, RunError
+from planaria.job import Job, dump_job, load_job
+from planaria.record import MlflowRecorder, check_tracking_uri, write_report
+from planaria.stream import open_stream
+from planaria.train.folder import RunFolder
+from planaria.train.result import RunResult
+from planaria.train.worker import ray_worker, run_here
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[dict[str, Any]], None]
+
+_POLL_S = 1.0
+_SYNC_EVERY_S = 15.0
+_TORCH_TIMEOUT_S = 60
+_RAY_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Relative paths in a job mean the folder that the command was given in, on workers too.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+def run(
+    job: Job | str | Path,
+    *,
+    out: str | Path | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run a job (or the job file at a path) to its end; workers=0 stays in this process, without Ray.
+
+    Raises InputError before anything is started, RunError where the run could not go on: what it had done is kept in
+    its folder, and `resume` goes on from there.
+    """
+    if not isinstance(job, Job):
+        job = load_job(Path(job))
+    if workers is not None:
+        scale = job.scale.model_copy(update={"workers": workers, "shards": max(job.scale.shard_count, workers)})
+        job = job.model_copy(update={"scale": scale})
+    path = Path(out) if out is not None else _new_folder(job)
+    folder = RunFolder(path.resolve())
+    if folder.job.exists():
+        raise InputError(
+            f"{folder.path}: holds a run already; choose another folder, or `planaria resume {folder.path}`"
+        )
+    base = Path.cwd()
+    _check(job, base)
+    folder.make()
+    folder.write_text(folder.job, dump_job(job))
+    folder.write_json(folder.path / "place.json", {"base": str(base)})
+    return _go(job, folder, base, address, progress)
+
+
+def resume(folder: str | Path, *, address: str | None = None, progress: Progress | None = None) -> RunResult:
+    """Go on with a run that was killed, stopped, or failed; a run that is done only has its record completed."""
+    place = RunFolder(Path(folder).resolve())
+    if not place.job.exists():
+        raise InputError(
+            f"{place.path}: no run here (job.yaml is missing); give the folder that `planaria run` printed"
+        )
+    job = load_job(place.job)
+    base = Path(place.read_json(place.path / "place.json").get("base", Path.cwd()))
+    base = base if base.is_dir() else Path.cwd()
+    place.stop_mark.unlink(missing_ok=True)
+    if place.read_json(place.summary).get("status") == "done":
+        return _record_only(job, place)
+    _check(job, base)
+    place.make()
+    return _go(job, place, base, address, progress)
+
+
+def _new_folder(job: Job) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    first = Path(job.storage.folder) / f"{job.name}-{stamp}"
+    for number in range(2, 1_000):
+        if not first.exists():
+            return first
+        first = first.with_name(f"{job.name}-{stamp}-{number}")
+    return first
+
+
+def _check(job: Job, base: Path) -> None:
+    """Everything that can be known to fail is found here, before anything is started."""
+    stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
+    if not job.stream.follow and not len(stream.read(0, job.batch_rows)):
+        raise InputError("stream: no rows; give a path with data in it")
+    if job.record.tracking_uri is not None:
+        check_tracking_uri(job.record.tracking_uri)
+
+
+def _go(job: Job, folder: RunFolder, base: Path, address: str | None, progress: Progress | None) -> RunResult:
+    began = time.monotonic()
+    recorder = MlflowRecorder(job.record.tracking_uri, job.record.experiment, folder.path)
+    with _watched(job, folder, recorder, progress), _clean_stop(folder):
+        try:
+            if job.scale.bounds[1] == 0:
+                outcome = run_here(job, folder, base)
+            else:
+                outcome = _run_on_ray(job, folder, base, address)
+        except (InputError, RunError) as error:
+            outcome = {"status": "failed", "reason": str(error)}
+    if outcome.get("status") == "failed":
+        summary = {**folder.read_json(folder.summary), "status": "failed", "reason": outcome["reason"]}
+        if folder.summary.exists():
+            folder.write_json(folder.summary, summary)
+            _close_record(job, folder, recorder)
+        raise RunError(f"{outcome['reason']} (kept in {folder.path})")
+    summary = folder.read_json(folder.summary)
+    folder.write_json(
+        folder.summary, {**summary, "total_seconds": summary.get("total_seconds", 0.0) + time.monotonic() - began}
+    )
+    return _close_record(job, folder, recorder)
+
+
+def _record_only(job: Job, folder: RunFolder) -> RunResult:
+    recorder = MlflowRecorder(job.record.tracking_uri, job.record.experiment, folder.path)
+    recorder.start(job.name, job.model_dump(mode="json"))
+    return _close_record(job, folder, recorder)
+
+
+def _close_record(job: Job, folder: RunFolder, recorder: MlflowRecorder) -> RunResult:
+    report = write_report(folder.path)
+    recorder.finish(str(folder.read_json(folder.summary).get("status", "failed")))
+    summary = folder.read_json(folder.summary)
+    return RunResult(folder.path, str(summary.get("status")), summary, report)
+
+
+@contextlib.contextmanager
+def _watched(job: Job, folder: RunFolder, recorder: MlflowRecorder, progress: Progress | None) -> Iterator[None]:
+    """While the body runs, a thread shows progress and sends the record; its errors never reach the run."""
+    over = threading.Event()
+
+    def watch() -> None:
+        recorder.start(job.name, job.model_dump(mode="json"))
+        synced = time.monotonic()
+        while not over.wait(_POLL_S):
+            glance = folder.read_json(folder.live)
+            if progress is not None and glance:
+                progress(glance)
+            if time.monotonic() - synced >= _SYNC_EVERY_S:
+                recorder.sync()
+                synced = time.monotonic()
+
+    thread = threading.Thread(target=_logged(watch), name="planaria-record", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=60)
+        glance = folder.read_json(folder.live)
+        if progress is not None and glance:
+            progress(glance)
+
+
+def _logged(work: Callable[[], None]) -> Callable[[], None]:
+    def safe() -> None:
+        try:
+            work()
+        except Exception:
+            logger.exception("the record could not be kept up; it is completed when the run ends")
+
+    return safe
+
+
+@contextlib.contextmanager
+def _clean_stop(folder: RunFolder) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) asks the run to stop at a checkpoint, the second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if folder.stop_mark.exists():
+            raise KeyboardInterrupt
+        folder.stop_mark.touch()
+        logger.warning("stopping at the next checkpoint; press Ctrl-C again to end at once")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_on_ray(job: Job, folder: RunFolder, base: Path, address: str | None) -> dict[str, Any]:
+    """One long Ray Train fit: Ray restarts the workers after a fault, and they go on from the newest checkpoint."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
+    import ray
+    import ray.train
+    import ray.train.torch
+
+    from planaria.control.actor import start_actor
+
+    with _ray_cluster(job, address):
+        low, high = job.scale.bounds
+        gpus = _use_gpus(job)
+        config = {
+            "job": job.model_dump_json(),
+            "folder": str(folder.path),
+            "base": str(base),
+            "actor": start_actor(folder.path.name),
+        }
+        # Ray 2.60 publishes the types of its first Train version, which the second has outgrown.
+        trainer = ray.train.torch.TorchTrainer(
+            ray_worker,  # type: ignore[arg-type]
+            train_loop_config=config,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=high if low == high else (low, high),  # type: ignore[arg-type]
+                use_gpu=gpus,
+                resources_per_worker={"CPU": job.scale.cpus_per_worker, **({"GPU": 1} if gpus else {})},
+            ),
+            torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_TORCH_TIMEOUT_S),
+            run_config=ray.train.RunConfig(
+                # A name of its own for every start: planaria's checkpoints decide where a run goes on, not Ray's.
+                name=f"{folder.path.name}-{folder.count_starts()}-{os.getpid()}",
+                storage_path=str(folder.path / "ray"),
+                failure_config=ray.train.FailureConfig(max_failures=job.scale.max_failures),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[-1]
+            raise RunError(
+                f"the workers failed more than scale.max_failures={job.scale.max_failures} times ({reason})"
+            ) from None
+        outcome = result.return_value  # type: ignore[attr-defined]
+    return (
+        outcome if isinstance(outcome, dict) else {"status": "failed", "reason": "the workers ended without an answer"}
+    )
+
+
+@contextlib.contextmanager
+def _ray_cluster(job: Job, address: str | None) -> Iterator[None]:
+    """Join the cluster at `address` (or the one that this process has joined), or start a local one for this run."""
+    import ray
+
+    if ray.is_initialized():
+        _check_resources(job)
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address is None:
+            _check_cpus(job, os.cpu_count() or 1)
+            ray.init(
+                address="local",
+                num_cpus=os.cpu_count(),
+                include_dashboard=True,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        where = address or "this machine"
+        raise InputError(
+            f"ray: cannot start or join a cluster at {where} ({line}); `planaria doctor` says what to mend"
+        ) from None
+    try:
+        if address is not None:
+            _check_resources(job)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_cpus(job: Job, cpus: float) -> None:
+    needed = job.scale.bounds[0] * job.scale.cpus_per_worker
+    if needed > cpus:
+        raise InputError(
+            f"scale: {job.scale.bounds[0]} workers need {needed:g} CPUs but there are {cpus:g}; "
+            "lower scale.workers or scale.cpus_per_worker"
+        )
+
+
+def _check_resources(job: Job) -> None:
+    import ray
+
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    _check_cpus(job, float(resources.get("CPU", 0)))
+
+
+def _use_gpus(job: Job) -> bool:
+    import ray
+
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    available = float(resources.get("GPU", 0)) >= job.scale.bounds[0]
+    if job.scale.gpus and not available:
+        raise InputError(
+            f"scale.gpus is true but the cluster has no GPU for each of {job.scale.bounds[0]} workers; set it to false"
+        )
+    return available if job.scale.gpus is None else job.scale.gpus

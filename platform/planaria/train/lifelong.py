@@ -1,0 +1,703 @@
+"""The loop of a lifelong run: predict, score, learn, detect, decide, edit, for ever.
+
+Every worker holds the same state and ends every step with the same state; a step's rows are computed in shards, and
+the shards' gradients and row statistics are added in a fixed order in one collective. All randomness is a function of
+(seed, step or row), so that a run that was killed and resumed, or that has another number of workers, is the same run.
+
+Legend: B rows of the step, R replayed rows, C outputs, F sketch features.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from planaria.blueprint import Blueprint, Edit, GrowOutputs, edit_from_dict, edit_to_dict
+from planaria.control import Controller, Evidence, Trial, run_trial
+from planaria.control.adapt import adam_rates
+from planaria.control.propose import price_of
+from planaria.detect import ShiftMonitor, Sketch
+from planaria.errors import InputError, RunError
+from planaria.job import Job
+from planaria.learn import (
+    ReplayMemory,
+    build_optimizer,
+    build_replay_loss,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    replace_parameter,
+    reset_moments,
+    row_error,
+    row_loss,
+)
+from planaria.model import ElasticTransformer, build
+from planaria.morph import growth_scores, head_importance, operate, temper
+from planaria.record.tables import Records, decision_row, shift_row
+from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepReport, Stream
+from planaria.train.evaluate import Evaluator, table_bytes, table_from
+from planaria.train.group import Group, own_shards, tree_sum
+
+RECENT_ROWS = 1_024
+"""Newest rows a decision may look at."""
+MEMORY_ROWS = 512
+"""Remembered rows a decision may look at."""
+CALIBRATION_ROWS = 512
+TEMPER = 0.3
+"""Output layers are scaled by this when tempered (measured in docs/controller.md)."""
+SKETCH_FEATURES = 32
+_EVALUATION_ROWS = 512
+
+
+@dataclass
+class Totals:
+    """Sums over the whole run; all of it is exactly once, but for the seconds."""
+
+    samples: int = 0
+    row_number_sum: int = 0
+    loss: float = 0.0
+    error: float = 0.0
+    squared_error: float = 0.0
+    parameters: float = 0.0
+    flops: float = 0.0
+    heads: float = 0.0
+    wall_seconds: float = 0.0
+    decision_seconds: float = 0.0
+    decisions: int = 0
+    shifts: int = 0
+    grows: int = 0
+    shrinks: int = 0
+    revisions: int = 0
+
+
+@dataclass
+class Stretch:
+    """Sums over the present interval, or the present revision's life."""
+
+    samples: int = 0
+    loss: float = 0.0
+    error: float = 0.0
+    squared_error: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, report: StepReport, seconds: float) -> None:
+        self.samples += len(report.loss_B)
+        self.loss += float(report.loss_B.sum(dtype=np.float64))
+        self.error += float(report.error_B.sum(dtype=np.float64))
+        self.squared_error += float(np.square(report.error_B, dtype=np.float64).sum())
+        self.seconds += seconds
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What happened in one step, for whoever keeps the run's folder."""
+
+    stopped: bool = False
+    report: bool = False
+
+
+class Lifelong:
+    """All that a run is, and how it takes a step."""
+
+    def __init__(self, job: Job, stream: Stream, group: Group, device: torch.device) -> None:
+        self.job, self.stream, self.group, self.device = job, stream, group, device
+        self.task = stream.fields.task
+        self.shards = job.scale.shard_count
+        policy = job.policy
+        self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed)
+        self.replay_loss = build_replay_loss(policy.learner)
+        self.monitor = ShiftMonitor(policy.detector, self.task)
+        self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
+        self.controller = Controller(policy, job.model.layers, job.seed)
+        self.evaluator = Evaluator(job.evaluation, stream, self.task, job.seed)
+        self.records = Records(job.record.interval_samples, job.record.max_intervals)
+        self.totals, self.interval, self.life = Totals(), Stretch(), Stretch()
+        self.step, self.row = 0, 0
+        self.heads_first: list[int] = []
+        self.parameters_first = 0
+        self.change_noticed = -1
+        """First row of the newest true change that a shift was reported for. For evaluation only."""
+        self.model: ElasticTransformer
+        self.optimizer: torch.optim.Optimizer
+        self.parameters: list[nn.Parameter]
+        self.stop_waiting: Callable[[], bool] = lambda: False
+        """Asked by rank 0 while it waits for new files."""
+        self._calibration: Mapping[str, Tensor] | None = None
+
+    # -- the life of a run
+
+    def begin(self) -> None:
+        """Make the first blueprint from the stream's first rows. Raises InputError where there are none."""
+        first = self.stream.read(0, self.job.batch_rows)
+        if not len(first):
+            raise InputError("stream: no rows; give a path with data in it")
+        self.sketch.fit(first.select(slice(None)))
+        model, policy = self.job.model, self.job.policy
+        blueprint = Blueprint.for_fields(
+            self.stream.fields,
+            width=model.width,
+            head_width=model.head_width,
+            mlp_width=model.mlp_width,
+            heads=(policy.heads.start,) * model.layers,
+            outputs=len(self.stream.labels),
+            patch=model.patch,
+        )
+        self._install(blueprint)
+        self.heads_first, self.parameters_first = list(blueprint.heads), blueprint.parameters
+        self._open_revision(parent=None, cause="start", why="the blueprint that the job asks for", edit=None)
+
+    def take_step(self, *, stop: bool = False, report: bool = False) -> Tick | None:
+        """One global step; None when the stream (or the job's `samples`) has ended.
+
+        `stop` and `report` are rank 0's wishes; the returned tick says what all workers agreed on.
+        """
+        began = time.perf_counter()
+        rows = self._next_rows(stop)
+        if rows is None:
+            return Tick(stopped=True)
+        if not len(rows):
+            return None
+        if rows.start != self.row:
+            raise RunError(
+                f"stream: row {rows.start} came where row {self.row} was due; the source was changed meanwhile"
+            )
+        if self.task == "classification" and len(self.stream.labels) > self.blueprint.outputs:
+            self._edit(GrowOutputs(len(self.stream.labels)), "new label", "the stream brought a label not seen before")
+        left_context = self.evaluator.take(rows)
+        if left_context:
+            self.evaluator.measure(self.group.spread, self._score)
+        seen, tick = self._learn(rows, stop, report)
+        self._remember(rows, seen)
+        self._account(rows, seen, time.perf_counter() - began)
+        self._control(seen)
+        self.totals.wall_seconds += time.perf_counter() - began
+        return tick
+
+    def finish(self) -> dict[int, tuple[float, float]]:
+        """Close the record; returns the final (error, squared error) per context."""
+        final = self.evaluator.measure(self.group.spread, self._score)
+        if self.interval.samples:
+            self._close_interval()
+        self._close_revision()
+        return final
+
+    def finish_quietly(self) -> dict[str, Any]:
+        """`finish` for workers that keep no folder."""
+        self.finish()
+        return {}
+
+    # -- one step
+
+    def _next_rows(self, stop: bool) -> Rows | None:
+        """The step's rows, as many on every worker; None where the run was stopped while it waited for rows."""
+        count = self.job.batch_rows
+        if self.job.samples is not None:
+            count = min(count, self.job.samples - self.row)
+        if not self.job.stream.follow:
+            return self.stream.read(self.row, count)
+        while True:
+            known = min(count, self.stream.available(self.row)) if self.group.rank == 0 else 0
+            known, stop = self.group.share((known, stop or self.stop_waiting()))
+            if known == count:
+                return self.stream.read(self.row, count)
+            if stop:
+                return None
+            time.sleep(self.job.stream.follow_poll_s)
+
+    def _learn(self, rows: Rows, stop: bool, report: bool) -> tuple[StepReport, Tick]:
+        """Forward, backward, one collective, one optimizer step."""
+        if self.blueprint.numeric:
+            self.model.observe(self._tensors({"numeric": rows.select(slice(None))["numeric"]}))
+        replay = self.memory.draw(round(self.job.policy.learner.replay_ratio * len(rows)), self.step)
+        alone = self.group.size == 1 and self.shards == 1
+        parts: list[Tensor] = []
+        for shard in own_shards(self.group.rank, self.group.size, self.shards):
+            self.optimizer.zero_grad(set_to_none=True)
+            statistics = self._shard(shard, rows, replay)
+            if self.group.rank == 0 and not parts:
+                statistics[-2], statistics[-1] = float(stop), float(report)
+            parts.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
+        vector = self.group.sum(tree_sum(parts))
+        if not alone:
+            self._take_gradients(vector)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.job.policy.learner.clip_norm, foreach=True)
+        seen, wishes = self._unpack(vector, rows)
+        if not (np.isfinite(seen.loss_B).all() and bool(torch.isfinite(norm))):
+            raise RunError(
+                f"step {self.step}: the loss is not finite; lower policy.learner.learning_rate, or look for extreme "
+                f"values in rows {rows.start} to {rows.start + len(rows) - 1}"
+            )
+        self.optimizer.step()
+        if self.task == "regression":
+            self.model.output.observe(self._target(rows.target))
+        return seen, Tick(stopped=bool(wishes[0]), report=bool(wishes[1]))
+
+    def _shard(self, shard: int, rows: Rows, replay: npt.NDArray[np.int64]) -> Tensor:
+        """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads."""
+        low, high = _block(shard, self.shards, len(rows))
+        slots = replay[slice(*_block(shard, self.shards, len(replay)))]
+        outputs = self.blueprint.outputs
+        total, features_wide = len(rows), SKETCH_FEATURES
+        statistics = torch.zeros(total * (2 + outputs + features_wide) + 2, device=self.device)
+        if high == low and not len(slots):
+            return statistics
+        fresh = rows.select(slice(low, high))
+        batch = _join(fresh, self.memory.select(slots)) if len(slots) else fresh
+        target = self._target(np.concatenate((rows.target[low:high], self.memory.target[slots])))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.model.precision == "bfloat16"):
+            output = self.model(self._tensors(batch))
+        loss = row_loss(self.task, output, target, self.model.output.spread)
+        count = high - low
+        learned = torch.from_numpy(~rows.held_out[low:high]).to(self.device)
+        objective = (loss[:count] * learned).sum() / max(1, int((~rows.held_out).sum()))
+        if len(slots):
+            remembered = torch.from_numpy(self.memory.remembered_outputs(slots, outputs)).to(self.device)
+            replayed = self.replay_loss(*self._in_loss_units(output[count:], target[count:], remembered), loss[count:])
+            objective = objective + replayed.sum() / len(replay)
+        objective.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            statistics[low:high] = loss[:count]
+            statistics[total + low : total + high] = row_error(self.task, output[:count], target[:count])
+            at = 2 * total
+            statistics[at : at + total * outputs].view(total, outputs)[low:high] = output[:count]
+            at += total * outputs
+            sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
+            statistics[at : at + total * features_wide].view(total, features_wide)[low:high] = sketch
+        return statistics
+
+    def _unpack(self, vector: Tensor, rows: Rows) -> tuple[StepReport, npt.NDArray[np.float32]]:
+        total, outputs = len(rows), self.blueprint.outputs
+        length = total * (2 + outputs + SKETCH_FEATURES) + 2
+        flat = vector[-length:].cpu().numpy()
+        loss, error, output, sketch, wishes = np.split(
+            flat, np.cumsum([total, total, total * outputs, total * SKETCH_FEATURES])
+        )
+        report = StepReport(
+            step=self.step,
+            start=rows.start,
+            loss_B=loss,
+            error_B=error,
+            target_B=rows.target,
+            output_BC=output.reshape(total, outputs),
+            sketch_BF=sketch.reshape(total, SKETCH_FEATURES),
+        )
+        return report, wishes
+
+    def _flat_gradients(self) -> list[Tensor]:
+        return [p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in self.parameters]
+
+    def _take_gradients(self, vector: Tensor) -> None:
+        at = 0
+        for parameter in self.parameters:
+            parameter.grad = vector[at : at + parameter.numel()].view_as(parameter)
+            at += parameter.numel()
+
+    def _remember(self, rows: Rows, seen: StepReport) -> None:
+        chosen = self.memory.choose(rows.start, rows.target, ~rows.held_out)
+        if chosen:
+            at, slots = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
+            self.memory.store(slots, rows.select(at), rows.target[at], seen.output_BC[at])
+
+    def _account(self, rows: Rows, seen: StepReport, seconds: float) -> None:
+        totals, count = self.totals, len(rows)
+        totals.samples += count
+        totals.row_number_sum += count * rows.start + count * (count - 1) // 2
+        totals.loss += float(seen.loss_B.sum(dtype=np.float64))
+        totals.error += float(seen.error_B.sum(dtype=np.float64))
+        totals.squared_error += float(np.square(seen.error_B, dtype=np.float64).sum())
+        totals.parameters += count * self.blueprint.parameters
+        totals.flops += count * self.blueprint.flops_per_sample
+        totals.heads += count * sum(self.blueprint.heads)
+        self.interval.add(seen, seconds)
+        self.life.add(seen, seconds)
+        self.row += count
+        self.step += 1
+        if self.interval.samples >= self.records.interval_samples:
+            self._close_interval()
+
+    # -- detect, decide, edit
+
+    def _control(self, seen: StepReport) -> None:
+        replayed = round(self.job.policy.learner.replay_ratio * len(seen.loss_B))
+        self.controller.observe(seen, passes=3 * (len(seen.loss_B) + replayed))
+        shift = self.monitor.update(seen)
+        if shift is not None:
+            self._note_shift(shift)
+            self.controller.shifted(shift)
+        for number, gain in self.controller.outcomes(self.row):
+            self.records.set_gain_realised(number, gain)
+        trigger = self.controller.due(self.row)
+        if trigger is not None:
+            decision = self.controller.decide(trigger, self.step, self.row, self)
+            self._carry_out(decision)
+
+    def _carry_out(self, decision: Decision) -> None:
+        number, chosen = self.totals.decisions, decision.chosen
+        self.totals.decisions += 1
+        self.totals.decision_seconds += decision.seconds
+        if chosen.treatment in ("reset", "temper"):
+            reset_moments(self.optimizer)
+        if chosen.treatment == "temper":
+            temper(self.model, TEMPER)
+        revision = None
+        if chosen.edit is not None:
+            revision = self._edit(edit_from_dict(chosen.edit), decision.trigger, decision.why, decision)
+        if chosen.edit is not None or chosen.treatment != "keep":
+            self.monitor.adapted(self.row)
+        self.controller.applied(decision)
+        self._calibration = None
+        self.records.add_decision(decision_row(number, decision, revision))
+
+    def _edit(self, edit: Edit, cause: str, why: str, decision: Decision | None = None) -> int:
+        """Operate on model and optimizer, and open the next revision; returns its number."""
+        parent, heads_before = self.totals.revisions - 1, sum(self.blueprint.heads)
+        self._close_revision()
+        operate(
+            self.model,
+            edit,
+            seed=self._surgery_seed(),
+            follow=partial(replace_parameter, self.optimizer),
+            calibration=self._calibration,
+        )
+        self.parameters = list(self.model.parameters())
+        self.totals.grows += sum(self.blueprint.heads) > heads_before
+        self.totals.shrinks += sum(self.blueprint.heads) < heads_before
+        return self._open_revision(parent, cause, why, edit, decision)
+
+    def _surgery_seed(self) -> int:
+        return (self.job.seed * 1_000_003 + self.step) % 2**63
+
+    # -- what a decision may ask of the run (control.Bench)
+
+    @property
+    def blueprint(self) -> Blueprint:
+        blueprint: Blueprint = self.model.blueprint
+        return blueprint
+
+    def seconds(self) -> float:
+        return time.perf_counter()
+
+    def evidence(self, since_row: int) -> Evidence:
+        first = max(since_row, self.row - RECENT_ROWS, 0)
+        rows = self.stream.read(first, self.row - first)
+        learned = np.flatnonzero(~rows.held_out)
+        slots = self.memory.draw(min(MEMORY_ROWS, len(self.memory)), self.step, purpose=1)
+        recent = rows.select(learned)
+        remembered = self.memory.select(slots) if len(slots) else {n: v[:0] for n, v in recent.items()}
+        evidence = Evidence(
+            recent=self._tensors(recent),
+            recent_target=self._target(rows.target[learned]),
+            memory=self._tensors(remembered),
+            memory_target=self._target(self.memory.target[slots]),
+        )
+        half = CALIBRATION_ROWS // 2
+        self._calibration = {n: torch.cat((v[-half:], evidence.memory[n][:half])) for n, v in evidence.recent.items()}
+        return evidence
+
+    def scores(self, evidence: Evidence) -> tuple[list[list[float]], list[float]]:
+        features = {n: torch.cat((v[:256], evidence.memory[n][:256])) for n, v in evidence.recent.items()}
+        target = torch.cat((evidence.recent_target[:256], evidence.memory_target[:256]))
+        loss = partial(self._plain_loss, self.model)
+        importance = head_importance(self.model, features, target, loss)
+        return importance, growth_scores(self.model, features, target, loss, seed=self._surgery_seed())
+
+    def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
+        def trial(at: int) -> Trial:
+            branch = partial(self._branch, evidence=evidence)
+            return run_trial(candidates[at], branch, evidence, self._trial_loss, self.job.policy.controller, seed)
+
+        return self.group.spread(len(candidates), trial)
+
+    def _branch(self, candidate: Candidate, evidence: Evidence) -> tuple[nn.Module, list[Tensor]]:
+        """A copy of model and optimizer under the candidate, and the rates at which it would adapt."""
+        model, optimizer = copy.deepcopy((self.model, self.optimizer))
+        if candidate.treatment in ("reset", "temper"):
+            reset_moments(optimizer)
+        if candidate.treatment == "temper":
+            temper(model, TEMPER)
+        if candidate.edit is not None:
+            operate(
+                model,
+                edit_from_dict(candidate.edit),
+                seed=self._surgery_seed(),
+                follow=partial(replace_parameter, optimizer),
+                calibration=self._calibration,
+            )
+        parameters = list(model.parameters())
+        few = {name: column[:64] for name, column in evidence.recent.items()}
+        loss = self._trial_loss(model, few, evidence.recent_target[:64]).mean()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+        return model, adam_rates(parameters, optimizer, filled, self.job.policy.learner.clip_norm)
+
+    def _trial_loss(self, model: nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.model.precision == "bfloat16"):
+            output = model(features)
+        return row_loss(self.task, output, target, self.model.output.spread)
+
+    def _plain_loss(self, model: Any, output: Tensor, target: Tensor) -> Tensor:
+        return row_loss(self.task, output, target, model.output.spread)
+
+    # -- evaluation
+
+    @torch.no_grad()
+    def _score(self, features: Features, target: npt.NDArray[Any]) -> tuple[float, float]:
+        """(mean error, mean squared error) on held-out rows. A label the model does not know yet counts as wrong."""
+        errors = []
+        for low in range(0, len(target), _EVALUATION_ROWS):
+            part = slice(low, low + _EVALUATION_ROWS)
+            output = self.model(self._tensors({name: column[part] for name, column in features.items()}))
+            errors.append(row_error(self.task, output, self._target(target[part])).double())
+        error = torch.cat(errors)
+        return float(error.mean()), float(error.square().mean())
+
+    # -- record
+
+    def _open_revision(
+        self, parent: int | None, cause: str, why: str, edit: Edit | None, decision: Decision | None = None
+    ) -> int:
+        number = self.totals.revisions
+        self.totals.revisions += 1
+        blueprint = self.blueprint
+        self.records.open_revision(
+            {
+                "number": number,
+                "parent": parent,
+                "step": self.step,
+                "sample": self.row,
+                "cause": cause,
+                "why": why,
+                "edit": None if edit is None else edit_to_dict(edit),
+                "blueprint": asdict(blueprint),
+                "heads": list(blueprint.heads),
+                "parameters": blueprint.parameters,
+                "flops_per_sample": blueprint.flops_per_sample,
+                "scores": [] if decision is None else decision.candidates,
+                "gain_predicted": None if decision is None else decision.chosen.value,
+            }
+        )
+        self.life = Stretch()
+        return number
+
+    def _close_revision(self) -> None:
+        life = self.life
+        count = max(1, life.samples)
+        accuracy = (
+            {"accuracy": 1 - life.error / count} if self.task == "classification" else {"mae": life.error / count}
+        )
+        self.records.close_revision(
+            self.totals.revisions - 1,
+            last_step=self.step - 1,
+            last_sample=self.row,
+            samples=life.samples,
+            loss=life.loss / count if life.samples else None,
+            samples_per_second=life.samples / life.seconds if life.seconds else None,
+            **(accuracy if life.samples else {}),
+        )
+
+    def _close_interval(self) -> None:
+        part, totals = self.interval, self.totals
+        if self.task == "classification":
+            scores = {
+                "accuracy": 1 - part.error / part.samples,
+                "prequential_accuracy": 1 - totals.error / totals.samples,
+            }
+        else:
+            scores = {
+                "mae": part.error / part.samples,
+                "rmse": (part.squared_error / part.samples) ** 0.5,
+                "prequential_mae": totals.error / totals.samples,
+                "prequential_rmse": (totals.squared_error / totals.samples) ** 0.5,
+            }
+        self.records.add_interval(
+            {
+                "step": self.step,
+                "samples": self.row,
+                "wall_seconds": totals.wall_seconds,
+                "loss": part.loss / part.samples,
+                "prequential_loss": totals.loss / totals.samples,
+                "samples_per_second": part.samples / part.seconds if part.seconds else None,
+                "parameters": self.blueprint.parameters,
+                "heads": list(self.blueprint.heads),
+                "flops_per_sample": self.blueprint.flops_per_sample,
+                "context": self.evaluator.current,
+                "revision": totals.revisions - 1,
+                **scores,
+            }
+        )
+        self.interval = Stretch()
+
+    def _note_shift(self, shift: Shift) -> None:
+        self.totals.shifts += 1
+        changed = self.stream.change_before(shift.sample)
+        delay = None
+        if changed is not None and 0 < changed != self.change_noticed:
+            self.change_noticed, delay = changed, shift.sample - changed
+        self.records.add_shift(shift_row(shift, delay))
+
+    def summary(self, status: str, final: Mapping[int, tuple[float, float]] | None = None) -> dict[str, Any]:
+        """The content of summary.json, but for what only the folder's keeper knows."""
+        totals, count = self.totals, max(1, self.totals.samples)
+        expected = self.row * (self.row - 1) // 2
+        intact = totals.samples == self.row and totals.row_number_sum == expected
+        summary: dict[str, Any] = {
+            "name": self.job.name,
+            "status": status,
+            "task": self.task,
+            "samples": totals.samples,
+            "steps": self.step,
+            "workers": self.group.size,
+            "seed": self.job.seed,
+            "prequential_loss": totals.loss / count,
+            "shifts": totals.shifts,
+            "decisions": totals.decisions,
+            "revisions": totals.revisions,
+            "grows": totals.grows,
+            "shrinks": totals.shrinks,
+            "heads_first": self.heads_first,
+            "heads_last": list(self.blueprint.heads),
+            "heads_mean": totals.heads / count,
+            "parameters_first": self.parameters_first,
+            "parameters_last": self.blueprint.parameters,
+            "parameters_mean": totals.parameters / count,
+            "parameters_largest": replace(
+                self.blueprint, heads=(self.job.policy.heads.max,) * self.blueprint.layers
+            ).parameters,
+            "flops_per_sample_mean": totals.flops / count,
+            "decision_seconds": totals.decision_seconds,
+            "samples_per_second": totals.samples / totals.wall_seconds if totals.wall_seconds else 0.0,
+            "wall_seconds": totals.wall_seconds,
+            "rows_lost": 0 if intact else max(1, self.row - totals.samples),
+            "rows_repeated": 0 if intact else max(0, totals.samples - self.row),
+            "price": price_of(self.blueprint, self.job.policy.heads, self.job.policy.budget),
+        }
+        return {**summary, **self._accuracies(final)}
+
+    def _accuracies(self, final: Mapping[int, tuple[float, float]] | None) -> dict[str, Any]:
+        totals, count = self.totals, max(1, self.totals.samples)
+        if self.task == "regression":
+            scores: dict[str, Any] = {
+                "prequential_mae": totals.error / count,
+                "prequential_rmse": (totals.squared_error / count) ** 0.5,
+            }
+            if final:
+                scores["final_mae"] = float(np.mean([error for error, _ in final.values()]))
+                scores["final_rmse"] = float(np.mean([square**0.5 for _, square in final.values()]))
+                scores["mae_per_context"] = {self._context_name(c): error for c, (error, _) in final.items()}
+        else:
+            scores = {"prequential_accuracy": 1 - totals.error / count}
+            if final:
+                scores["final_accuracy"] = float(np.mean([1 - error for error, _ in final.values()]))
+                scores["accuracy_per_context"] = {self._context_name(c): 1 - error for c, (error, _) in final.items()}
+        if final:
+            scores["forgetting"] = self.evaluator.forgetting(final)
+        return scores
+
+    def encoding(self) -> dict[str, Any]:
+        """What turns raw rows into the model's inputs, and its answers into labels; saved beside a served model."""
+        return {"fields": asdict(self.stream.fields), "labels": self.stream.labels, "stream": self.stream.state()}
+
+    def _context_name(self, context: int) -> str:
+        names = self.stream.contexts
+        return names[context] if context < len(names) else str(context)
+
+    # -- state
+
+    def state(self) -> dict[str, bytes]:
+        """Everything that the run's future depends on, as files without code."""
+        about = {
+            "step": self.step,
+            "row": self.row,
+            "seed": self.job.seed,
+            "blueprint": self.blueprint.to_json(),
+            "totals": asdict(self.totals),
+            "interval": asdict(self.interval),
+            "life": asdict(self.life),
+            "heads_first": self.heads_first,
+            "parameters_first": self.parameters_first,
+            "change_noticed": self.change_noticed,
+            "stream": self.stream.state(),
+            "monitor": self.monitor.state(),
+            "sketch": self.sketch.state(),
+            "controller": self.controller.state(),
+            "evaluator": self.evaluator.state(),
+        }
+        named = list(self.model.named_parameters())
+        weights = {name: t.detach().contiguous().cpu() for name, t in self.model.state_dict().items()}
+        return {
+            "state.json": json.dumps(about).encode(),
+            "model.safetensors": save_tensors(weights),
+            "optimizer.safetensors": save_tensors(optimizer_tensors(self.optimizer, named)),
+            "memory.arrow": table_bytes(self.memory.to_arrow()),
+            "records.arrow": self.records.state(),
+            **self.evaluator.files(),
+        }
+
+    def load_state(self, parts: Mapping[str, bytes]) -> None:
+        """Inverse of `state`. Raises InputError where the parts do not belong together."""
+        try:
+            about = json.loads(parts["state.json"])
+            self._install(Blueprint.from_json(about["blueprint"]))
+            self.model.load_state_dict(load_tensors(parts["model.safetensors"]))
+            load_optimizer_tensors(
+                self.optimizer, dict(self.model.named_parameters()), load_tensors(parts["optimizer.safetensors"])
+            )
+            self.memory.load_arrow(table_from(parts["memory.arrow"]))
+            self.records.load_state(parts["records.arrow"])
+            self.totals, self.interval = Totals(**about["totals"]), Stretch(**about["interval"])
+            self.life = Stretch(**about["life"])
+            self.step, self.row = int(about["step"]), int(about["row"])
+            self.heads_first, self.parameters_first = list(about["heads_first"]), int(about["parameters_first"])
+            self.change_noticed = int(about["change_noticed"])
+            self.stream.load_state(about["stream"])
+            self.monitor.load_state(about["monitor"])
+            self.sketch.load_state(about["sketch"])
+            self.controller.load_state(about["controller"])
+            self.evaluator.load(about["evaluator"], parts)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"checkpoint: its parts do not fit this job ({error}); resume it with its own job.yaml"
+            ) from None
+
+    def _install(self, blueprint: Blueprint) -> None:
+        self.model = build(blueprint, self.job.seed).to(self.device)
+        self.optimizer = build_optimizer(self.model, self.job.policy.learner)
+        self.parameters = list(self.model.parameters())
+
+    # -- helpers
+
+    def _tensors(self, features: Features) -> dict[str, Tensor]:
+        return {name: _tensor(column).to(self.device) for name, column in features.items()}
+
+    def _target(self, target: npt.NDArray[Any]) -> Tensor:
+        return _tensor(target).to(self.device)
+
+    def _in_loss_units(self, output: Tensor, target: Tensor, remembered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Regression outputs in units of the target's spread, so that distances to them compare with the loss."""
+        if self.task == "classification":
+            return output, target, remembered
+        spread = self.model.output.spread.to(output.dtype)
+        return output / spread, target, remembered / spread
+
+
+def _tensor(column: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(column if column.flags.writeable and column.flags.c_contiguous else column.copy())
+
+
+def _join(fresh: Features, replayed: Features) -> Features:
+    return {name: np.concatenate((column, replayed[name])) for name, column in fresh.items()}
+
+
+def _block(shard: int, shards: int, rows: int) -> tuple[int, int]:
+    return shard * rows // shards, (shard + 1) * rows // shards

@@ -1,0 +1,100 @@
+"""What every worker runs: open the stream, restore, step until the stream ends or a stop is asked for.
+
+The same function serves one process without Ray (tests, notebooks, science) and every Ray Train worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from planaria.control.actor import publish
+from planaria.errors import InputError, RunError
+from planaria.job import Job
+from planaria.stream import open_stream
+from planaria.train.checkpoint import CheckpointStore
+from planaria.train.folder import RunFolder
+from planaria.train.group import Alone, Group, TorchGroup
+from planaria.train.keeper import Keeper, restore
+from planaria.train.lifelong import Lifelong
+
+logger = logging.getLogger(__name__)
+
+
+def live(
+    job: Job,
+    folder: RunFolder,
+    base: Path,
+    group: Group,
+    device: torch.device,
+    *,
+    tell: Callable[[int, Mapping[str, Any]], None] = lambda step, state: None,
+    report: Callable[[Mapping[str, Any]], None] = lambda metrics: None,
+) -> dict[str, Any]:
+    """Run to the end, or to a stop; returns the summary (on rank 0; a part of it elsewhere).
+
+    `tell` publishes the controller's state, `report` is called by all workers at the same step about every 10 s.
+    Raises InputError and RunError.
+    """
+    stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
+    run = Lifelong(job, stream, group, device)
+    if not restore(run, CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints)):
+        run.begin()
+    keeper = Keeper(run, folder, tell) if group.rank == 0 else None
+    if keeper is not None:
+        keeper.start()
+        run.stop_waiting = folder.stop_mark.exists
+    while True:
+        stop, wants_report = keeper.wants() if keeper is not None else (False, False)
+        tick = run.take_step(stop=stop, report=wants_report)
+        if tick is None:
+            return keeper.finish("done") if keeper is not None else run.finish_quietly()
+        if tick.report:
+            report({"step": run.step, "samples": run.row, "prequential_loss": run.totals.loss / max(1, run.row)})
+        if keeper is not None:
+            keeper.after_step(tick.report)
+        if tick.stopped:
+            if keeper is None:
+                return {}
+            if keeper.failure is not None:
+                raise RunError(keeper.failure)
+            keeper.save("stopped")
+            keeper.glance("stopped")
+            return folder.read_json(folder.summary)
+
+
+def ray_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """Ray Train's loop: `config` holds the job as JSON, its folder, the base of relative paths, and the actor."""
+    import ray.train
+    import ray.train.torch
+
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    os.chdir(config["base"])
+    device = ray.train.torch.get_device()
+    actor = config["actor"]
+    try:
+        return live(
+            Job.model_validate_json(config["job"]),
+            RunFolder(Path(config["folder"])),
+            Path(config["base"]),
+            TorchGroup(),
+            device,
+            tell=lambda step, state: publish(actor, step, state),
+            report=lambda metrics: ray.train.report(dict(metrics)),
+        )
+    except (InputError, RunError) as error:
+        # Handed back as a value: Ray would take an exception for a fault and try the same thing again.
+        return {"status": "failed", "reason": str(error)}
+
+
+def run_here(job: Job, folder: RunFolder, base: Path) -> dict[str, Any]:
+    """The whole run in this process, without Ray."""
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if job.scale.gpus is not False and torch.cuda.is_available() else "cpu")
+    return live(job, folder, base, Alone(), device)

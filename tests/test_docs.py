@@ -1,0 +1,45 @@
+"""Pages that are written from the code say what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from planaria.job import Job, load_job
+from planaria.settings import fields, sections
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def writer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("write_jobs_page", REPOSITORY / "docs" / "write_jobs_page.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_on_jobs_is_up_to_date(writer: ModuleType) -> None:
+    assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run `make docs`"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for key, field in fields(Job):
+        assert field.description or any(section.__doc__ for section in sections(field.annotation)), key
+
+
+def test_every_link_of_the_page_leads_to_one_of_its_headings(writer: ModuleType) -> None:
+    page = writer.page()
+    headings = {heading.replace(".", "") for heading in re.findall(r"^## `([\w.]+)`$", page, re.MULTILINE)}
+    assert set(re.findall(r"\]\(#(\w+)\)", page)) == headings
+
+
+def test_the_example_of_the_page_is_a_job(writer: ModuleType, tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", writer.INTRODUCTION, re.DOTALL)
+    (tmp_path / "job.yaml").write_text(example)
+    assert load_job(tmp_path / "job.yaml").policy.name == "thrifty"

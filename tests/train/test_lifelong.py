@@ -1,0 +1,221 @@
+"""The loop in one process: learns, edits itself, and is the same run however it is cut or spread."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from planaria.errors import InputError, RunError
+from planaria.job import Job
+from planaria.stream import open_stream
+from planaria.train.folder import RunFolder
+from planaria.train.group import Alone
+from planaria.train.lifelong import Lifelong
+from planaria.train.worker import run_here
+
+POLICY: dict[str, Any] = {
+    "heads": {"start": 2, "min": 1, "max": 4, "cooldown_samples": 300},
+    "controller": {
+        "thrift_every_samples": 400,
+        "wait_samples": 128,
+        "inner_steps": 3,
+        "inner_rows": 16,
+        "certainty": 0.0,
+    },
+    "learner": {"memory": {"rows": 300}, "learning_rate": 0.005},
+    "budget": {"price": 0.3, "decision_fraction": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4,000 rows whose rule turns round halfway; a third label appears late."""
+    draws = np.random.default_rng(0)
+    x = draws.normal(size=(4_000, 4)).astype(np.float32)
+    x[2_000:] += 2.5
+    label = np.where((x[:, 0] * x[:, 1] > 0) ^ (np.arange(4_000) >= 2_000), "yes", "no").astype(object)
+    label[3_000::10] = "maybe"
+    x[::50, 2] = np.nan
+    path = tmp_path_factory.mktemp("table") / "rows.parquet"
+    columns = {f"x{at}": x[:, at] for at in range(4)}
+    pq.write_table(
+        pa.table({**columns, "y": label, "value": x[:, 0] * 100 + 7, "part": np.arange(4_000) // 2_000}), path
+    )
+    return path
+
+
+def _job(table: Path, policy: dict[str, Any] | None = None, **changes: Any) -> Job:
+    stream = {
+        "source": "parquet",
+        "path": str(table),
+        "features": {"numeric": ["x0", "x1", "x2", "x3"]},
+        "target": "y",
+        "context": "part",
+        **changes.pop("stream", {}),
+    }
+    values = {
+        "stream": stream,
+        "seed": 3,
+        "batch_rows": 32,
+        "model": {"width": 16, "layers": 2, "head_width": 4, "mlp_width": 32},
+        "policy": {**POLICY, **(policy or {})},
+        "scale": {"workers": 0},
+        "record": {"interval_samples": 200},
+        **changes,
+    }
+    return Job.model_validate(values)
+
+
+def _open(job: Job) -> Lifelong:
+    stream = open_stream(job.stream, seed=job.seed, base=Path.cwd(), hold_out_fraction=job.evaluation.hold_out_fraction)
+    return Lifelong(job, stream, Alone(), torch.device("cpu"))
+
+
+def _live(run: Lifelong, steps: int | None = None) -> None:
+    while (steps is None or run.step < steps) and run.take_step() is not None:
+        pass
+
+
+CLOCKS = {"wall_seconds", "decision_seconds", "samples_per_second", "seconds"}
+
+
+def _timeless(value: Any) -> Any:
+    """Without what a clock measured."""
+    if isinstance(value, dict):
+        return {key: _timeless(item) for key, item in value.items() if key not in CLOCKS}
+    return [_timeless(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _everything(run: Lifelong) -> dict[str, Any]:
+    parts = run.state()
+    about = _timeless(json.loads(parts.pop("state.json")))
+    tables = {name: _timeless(list(run.records.rows(name))) for name in ("steps", "revisions", "shifts", "decisions")}
+    parts.pop("records.arrow")
+    return {"about": about, "tables": tables, **parts}
+
+
+@pytest.fixture(scope="module")
+def whole(table: Path) -> Lifelong:
+    run = _open(_job(table))
+    run.begin()
+    _live(run)
+    return run
+
+
+def test_the_run_learns_sees_the_shift_and_edits_itself(table: Path, whole: Lifelong) -> None:
+    copy = _open(_job(table))
+    copy.load_state(whole.state())
+    summary = copy.summary("done", copy.finish())
+    assert summary["samples"] == 4_000 and summary["rows_lost"] == summary["rows_repeated"] == 0
+    assert summary["prequential_accuracy"] > 0.6
+    assert summary["shifts"] >= 1
+    assert summary["grows"] + summary["shrinks"] >= 1
+    assert set(summary["accuracy_per_context"]) == {"0", "1"}
+    assert whole.stream.labels == sorted(whole.stream.labels, key=whole.stream.labels.index)
+    assert whole.blueprint.outputs == 3
+    causes = [row["cause"] for row in whole.records.rows("revisions")]
+    assert causes[0] == "start" and "new label" in causes
+    assert [row["number"] for row in whole.records.rows("revisions")] == list(range(summary["revisions"]))
+
+
+def test_every_revision_says_what_it_came_from_and_how_long_it_lived(whole: Lifelong) -> None:
+    rows = whole.records.rows("revisions")
+    for before, after in itertools.pairwise(rows):
+        assert after["parent"] == before["number"]
+        assert before["last_sample"] == after["sample"]
+        assert before["samples"] == after["sample"] - before["sample"]
+
+
+@pytest.mark.parametrize("step", [1, 17, 40, 63, 77, 94, 101, 110, 118, 124])
+def test_a_run_cut_at_any_step_and_resumed_is_bit_identical(step: int, table: Path, whole: Lifelong) -> None:
+    first = _open(_job(table))
+    first.begin()
+    _live(first, step)
+    second = _open(_job(table))
+    second.load_state(first.state())
+    _live(second)
+    assert _everything(second) == _everything(whole)
+
+
+def test_shards_change_the_curve_only_by_rounding(table: Path) -> None:
+    still = {"controller": {"kind": "none"}}
+    one, four = (_open(_job(table, still, samples=640, scale={"workers": 0, "shards": n})) for n in (1, 4))
+    for run in (one, four):
+        run.begin()
+        _live(run)
+    losses = [[row["loss"] for row in run.records.rows("steps")] for run in (one, four)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "learner", [{"loss": "der++"}, {"optimizer": "sgd", "learning_rate": 0.01}, {"replay_ratio": 0.0}]
+)
+def test_every_learner_learns(learner: dict[str, Any], table: Path) -> None:
+    run = _open(
+        _job(table, {"learner": {"learning_rate": 0.005, **learner}, "controller": {"kind": "none"}}, samples=1_920)
+    )
+    run.begin()
+    _live(run)
+    assert run.controller.pulse.loss_fast < np.log(2)
+
+
+def test_regression_is_scored_in_the_targets_units(table: Path) -> None:
+    run = _open(_job(table, stream={"target": "value", "task": "regression"}, samples=1_920))
+    run.begin()
+    _live(run)
+    summary = run.summary("done", run.finish())
+    assert summary["prequential_mae"] < 80, "the target's mean absolute deviation is about 80"
+    assert summary["final_mae"] < summary["prequential_mae"]
+    assert "prequential_accuracy" not in summary
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_in_words(table: Path) -> None:
+    run = _open(_job(table, {"learner": {"optimizer": "sgd", "learning_rate": 1e38, "clip_norm": 1e30}}))
+    run.begin()
+    with pytest.raises(RunError, match=r"the loss is not finite; lower policy\.learner\.learning_rate"):
+        _live(run)
+
+
+def test_parts_of_another_run_are_refused(table: Path, whole: Lifelong) -> None:
+    other = _open(_job(table))
+    with pytest.raises(InputError, match="resume it with its own"):
+        other.load_state({**whole.state(), "state.json": b"{}"})
+
+
+def test_a_run_in_this_process_leaves_what_is_promised(table: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    summary = run_here(_job(table, samples=960), folder, Path.cwd())
+    assert summary["status"] == "done"
+    for name in (
+        "steps.parquet",
+        "revisions.parquet",
+        "shifts.parquet",
+        "decisions.parquet",
+        "summary.json",
+        "live.json",
+    ):
+        assert (tmp_path / name).exists(), name
+    assert json.loads((tmp_path / "summary.json").read_text())["restarts"] == 0
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pkl", ".pt", ".pickle")]
+
+
+def test_a_stop_mark_stops_at_a_checkpoint_and_the_rest_follows(table: Path, tmp_path: Path, whole: Lifelong) -> None:
+    folder = RunFolder(tmp_path)
+    folder.make()
+    folder.stop_mark.touch()
+    job = _job(table, storage={"checkpoint_every_s": 1_000})
+    stopped = run_here(job, folder, Path.cwd())
+    assert stopped["status"] == "stopped" and stopped["samples"] < 4_000
+    folder.stop_mark.unlink()
+    done = run_here(job, folder, Path.cwd())
+    assert done["status"] == "done" and done["samples"] == 4_000
+    assert done["prequential_loss"] == whole.totals.loss / 4_000
+    assert done["restarts"] == 1
