@@ -94,14 +94,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             wait_for_dashboard(ports[1], starter, Path(log.name))
             yield Head(address, environment)
         finally:
-            starter.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                starter.wait(timeout=20)
-            for pid in processes_of(folder):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            starter.kill()
-            starter.wait()
+            for how in (signal.SIGTERM, signal.SIGKILL):
+                for pid in {starter.pid, *processes_of(folder)}:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, how)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    starter.wait(timeout=5)
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -95,16 +95,16 @@ class Controller(Settings):
     """Between shifts: how often the controller looks for heads that can go."""
     wait_samples: int = Field(768, ge=64)
     """Rows of the new distribution to gather between a shift and its decision."""
-    inner_steps: int = Field(12, ge=1)
+    inner_steps: int = Field(8, ge=1)
     """Steps for which each candidate is adapted."""
-    inner_rows: int = Field(64, ge=8)
+    inner_rows: int = Field(32, ge=8)
     """Rows of each of these steps."""
     held_back: float = Field(0.33, gt=0, lt=1)
     """Share of the recent rows on which candidates are scored rather than adapted."""
     memory_weight: float = Field(0.5, ge=0)
     """How much the loss on remembered rows counts beside the loss on recent ones."""
-    horizon: float = Field(3.0, gt=0)
-    """Gains of growth go on after the look-ahead ends: its gain is multiplied by this."""
+    capacity_gain: float = Field(0.06, ge=0)
+    """Nats that doubling all heads brings in the long run, which a short look-ahead cannot see."""
     certainty: float = Field(1.0, ge=0)
     """An edit must beat keeping by this many standard errors."""
 

@@ -154,8 +154,10 @@ class Candidate:
     loss_memory: float = float("nan")
     price: float = 0.0
     """What its capacity costs, in nats."""
+    prior: float = 0.0
+    """Gain expected of its capacity after the look-ahead's short horizon, in nats."""
     value: float = float("nan")
-    """Gain over keeping everything as it is: positive is better, in nats, price included."""
+    """Gain over keeping everything as it is: positive is better, in nats, price and prior included."""
     standard_error: float = float("nan")
 
 

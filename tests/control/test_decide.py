@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from planaria.blueprint import Blueprint, edit_from_dict
+from planaria.blueprint import Blueprint, GrowHeads, ShrinkHeads, edit_from_dict
 from planaria.control.decide import choose
-from planaria.control.propose import Scores, price_of, propose
-from planaria.policy import Budget, Heads
+from planaria.control.propose import Scores, long_run_gain, price_of, propose
+from planaria.policy import Budget, Heads, Policy
 from planaria.signals import Candidate
 
 BLUEPRINT = Blueprint("classification", 16, 4, 32, (2, 3), 10, image_shape=(1, 28, 28), patch=7)
-HEADS = Heads(start=2, min=1, max=4)
+POLICY = Policy(heads=Heads(start=2, min=1, max=4))
+HEADS = POLICY.heads
 SCORES = Scores(
     importance=[[0.5, 0.1], [0.3, 0.2, 0.01]], growth=[0.5, 2.0], mature=[[True, True], [True, True, False]]
 )
@@ -49,14 +50,14 @@ def test_what_edits_were_found_to_bring_moves_the_choice() -> None:
 
 
 def test_after_a_shift_growth_and_treatments_are_proposed_and_no_removal() -> None:
-    names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, HEADS, Budget())]
+    names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, POLICY)]
     assert names[:3] == ["keep", "keep, reset", "keep, temper"]
-    assert "grow layer 1 by 1" in names and "grow layer 0 by 1, reset" in names
+    assert names[3:] == ["grow layer 1 by 1", "grow layer 0 by 1"], "layer 1 pulls harder but has room for one"
     assert not any("shrink" in name for name in names)
 
 
 def test_between_shifts_only_mature_heads_may_go_the_least_important_first() -> None:
-    candidates = propose("thrift", BLUEPRINT, SCORES, HEADS, Budget())
+    candidates = propose("thrift", BLUEPRINT, SCORES, POLICY)
     removals = [c.edit for c in candidates if c.edit is not None and c.edit["kind"] == "shrink_heads"]
     assert removals[0] == {"kind": "shrink_heads", "layer": 0, "heads": [1]}
     assert {"kind": "shrink_heads", "layer": 1, "heads": [1]} in removals
@@ -67,22 +68,39 @@ def test_no_candidate_leaves_the_limits_on_heads() -> None:
     full = replace(BLUEPRINT, heads=(4, 1))
     scores = Scores([[0.1, 0.2, 0.3, 0.4], [0.1]], [9.0, 1.0], [[True] * 4, [True]])
     for trigger in ("abrupt shift", "thrift"):
-        for candidate in propose(trigger, full, scores, HEADS, Budget()):
+        for candidate in propose(trigger, full, scores, POLICY):
             assert all(1 <= heads <= 4 for heads in candidate.heads), candidate
 
 
 @pytest.mark.parametrize("budget", [Budget(parameters=BLUEPRINT.parameters), Budget(flops_per_sample=1)])
 def test_no_growth_beyond_the_budget(budget: Budget) -> None:
-    for candidate in propose("abrupt shift", BLUEPRINT, SCORES, HEADS, budget):
+    policy = Policy(heads=HEADS, budget=budget)
+    for candidate in propose("abrupt shift", BLUEPRINT, SCORES, policy):
         assert candidate.edit is None
-    assert any(c.edit is not None for c in propose("thrift", BLUEPRINT, SCORES, HEADS, budget)), "shrinking is allowed"
+    assert any(c.edit is not None for c in propose("thrift", BLUEPRINT, SCORES, policy)), "shrinking is allowed"
 
 
 def test_the_price_is_that_of_the_live_heads() -> None:
     budget = Budget(price=0.08)
     assert price_of(BLUEPRINT, HEADS, budget) == pytest.approx(0.08 * 5 / 8)
-    for candidate in propose("thrift", BLUEPRINT, SCORES, HEADS, budget):
+    for candidate in propose("thrift", BLUEPRINT, SCORES, Policy(heads=HEADS, budget=budget)):
         after = BLUEPRINT if candidate.edit is None else edit_from_dict(candidate.edit).apply(BLUEPRINT)
         assert candidate.heads == after.heads
         assert candidate.parameters == after.parameters
         assert candidate.price == pytest.approx(price_of(after, HEADS, budget))
+
+
+def test_capacity_is_expected_to_pay_less_the_more_there_is() -> None:
+    few, many = (replace(BLUEPRINT, heads=heads) for heads in ((1, 1), (4, 4)))
+    scores = Scores([[1.0] * 4] * 2, [1.0, 1.0], [[True] * 4] * 2)
+    gains = [long_run_gain(GrowHeads(0, 1), blueprint, scores, 0.06) for blueprint in (few, many)]
+    assert gains[0] > gains[1] > 0
+    assert long_run_gain(GrowHeads(0, 2), few, scores, 0.06) == pytest.approx(0.06), "twice the heads, the whole gain"
+    assert long_run_gain(None, few, scores, 0.06) == 0
+
+
+def test_a_dead_head_is_expected_to_be_missed_by_nobody() -> None:
+    assert long_run_gain(ShrinkHeads(1, (2,)), BLUEPRINT, SCORES, 0.06) > long_run_gain(
+        ShrinkHeads(1, (0,)), BLUEPRINT, SCORES, 0.06
+    )
+    assert -0.002 < long_run_gain(ShrinkHeads(1, (2,)), BLUEPRINT, SCORES, 0.06) < 0

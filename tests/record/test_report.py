@@ -161,6 +161,7 @@ def test_an_alarm_without_a_change_is_called_false_or_repeated(make_run: Callabl
     assert "0 true changes found, 1 false or repeated alarm." in page_of(folder).text
 
 
+@pytest.mark.slow
 def test_a_very_long_run_still_gives_a_small_page(tmp_path: Path) -> None:
     records = Records(1_000, 4_000)
     option = {"name": "keep", "heads": [2] * 24, "value": 0.0, "treatment": "keep", "edit": None}

@@ -12,24 +12,22 @@ import sys
 import types
 import warnings
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from planaria.errors import InputError
 
+_LEAST_SECOND_MOMENT = 0.01
+"""Of the mean over all tensors: no tensor's own second moment counts for less."""
+
 
 class Learner(Protocol):
-    """learn2learn's wrapped module: call it, let it `adapt` to a loss, `clone` it."""
+    """learn2learn's Meta-SGD wrapper: a module and a rate for each of its parameters."""
 
     module: nn.Module
-
-    def __call__(self, *inputs: Any) -> Tensor: ...
-
-    def adapt(self, loss: Tensor) -> None: ...
-
-    def clone(self) -> Learner: ...
+    lrs: nn.ParameterList
 
 
 def algorithms() -> types.ModuleType:
@@ -57,45 +55,49 @@ def fast_learner(model: nn.Module, rates: Sequence[Tensor]) -> Learner:
     return cast(Learner, wrapped.clone())
 
 
-def adapt(learner: Learner, loss: Tensor) -> None:
-    """One inner step. learn2learn reads `.grad` of non-leaf tensors, which it has just set: not worth a warning."""
+def adapt(learner: Learner, loss: Tensor, clip_norm: float, share: float = 1.0) -> None:
+    """One inner step of `share` of the rates, its gradient clipped as the training loop clips its own."""
+    parameters = list(learner.module.parameters())
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    scale = share * float((clip_norm / torch.stack([g.norm() for g in filled]).norm().clamp(min=1e-12)).clamp(max=1.0))
     with warnings.catch_warnings():
+        # learn2learn reads `.grad` of tensors that are no leaves, where it has just put the gradient.
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
-        learner.adapt(loss)
+        update = algorithms().meta_sgd.meta_sgd_update
+        learner.module = update(learner.module, learner.lrs, [scale * g for g in filled])
 
 
 def adam_rates(
-    parameters: Sequence[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    gradients: Sequence[Tensor] | None,
-    clip_norm: float,
+    parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor] | None
 ) -> list[Tensor]:
     """Per-parameter rates with which a plain step goes as far as the optimizer's own next step would.
 
-    AdamW: learning rate / sqrt(second moment + its tensor's mean), so that new elements move as their neighbours do;
-    where there are no moments (they were reset), the mean square of the present gradient stands for them.
-    SGD: its rate with momentum's gain. The whole is scaled down where `gradients` exceed the clipping norm.
+    AdamW: learning rate / sqrt(second moment + its tensor's mean), so that new elements move as their neighbours do.
+    Where there are no moments (they were reset), the mean square of `gradients` stands for them. SGD: its rate, with
+    momentum's gain.
     """
-    scale = 1.0
-    if gradients is not None:
-        norm = torch.stack([g.norm() for g in gradients]).norm()
-        scale = float((clip_norm / norm.clamp(min=1e-12)).clamp(max=1.0))
     options = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    rates = []
+    seconds: list[Tensor | None] = []
     for at, parameter in enumerate(parameters):
-        group = options[id(parameter)]
-        rate = float(group["lr"])
-        state = optimizer.state.get(parameter, {})
+        group, state = options[id(parameter)], optimizer.state.get(parameter, {})
         if "betas" not in group:
-            rates.append(torch.full_like(parameter, scale * rate / (1 - float(group.get("momentum", 0.0)))))
+            seconds.append(None)
         elif "exp_avg_sq" in state:
-            second = state["exp_avg_sq"] / (1 - float(group["betas"][1]) ** float(state["step"]))
-            # Adam's momentum damps a rare large gradient tenfold; a plain step must not take it in full.
-            rates.append(scale * rate / ((second + second.mean()).sqrt() + 1e-6))
-        elif gradients is not None:
-            rates.append(
-                torch.full_like(parameter, scale * rate / (float(gradients[at].square().mean().sqrt()) + 1e-6))
-            )
+            seconds.append(state["exp_avg_sq"] / (1 - float(group["betas"][1]) ** float(state["step"])))
         else:
-            rates.append(torch.full_like(parameter, rate))
-    return [rate.detach() for rate in rates]
+            square = gradients[at].square().mean() if gradients is not None else parameter.new_ones(())
+            seconds.append(square.expand_as(parameter))
+    known = [second.mean() for second in seconds if second is not None]
+    # A tensor that has had next to no gradient would otherwise move without bounds at its first one.
+    floor = _LEAST_SECOND_MOMENT * torch.stack(known).mean() if known else torch.zeros(())
+    rates = []
+    for parameter, second in zip(parameters, seconds, strict=True):
+        group = options[id(parameter)]
+        if second is None:
+            rates.append(torch.full_like(parameter, float(group["lr"]) / (1 - float(group["momentum"]))))
+        else:
+            # Adam's momentum damps a rare large gradient tenfold; a plain step must not take it in full.
+            spread = (second + second.mean().clamp(min=floor)).sqrt()
+            rates.append((float(group["lr"]) / (spread + 1e-6)).detach().clone())
+    return rates

@@ -107,7 +107,7 @@ class Controller:
         evidence = bench.evidence(max(0, since))
         importance, growth = bench.scores(evidence)
         scores = Scores(importance, growth, [[self._mature(b, sample) for b in layer] for layer in self.births])
-        candidates = propose(trigger, bench.blueprint, scores, self.policy.heads, self.policy.budget)
+        candidates = propose(trigger, bench.blueprint, scores, self.policy)
         if self._cooling(sample):
             candidates = [c for c in candidates if c.edit is None]
         observation = {**self.pulse.observation(), **self._observation(bench.blueprint, scores, sample)}

@@ -49,7 +49,14 @@ def row_passes(settings: Controller, recent_rows: int, memory_rows: int) -> int:
 
 
 def run_trial(
-    candidate: Candidate, branch: Branch, evidence: Evidence, row_loss: RowLoss, settings: Controller, seed: int
+    candidate: Candidate,
+    branch: Branch,
+    evidence: Evidence,
+    row_loss: RowLoss,
+    settings: Controller,
+    *,
+    clip_norm: float,
+    seed: int,
 ) -> Trial:
     """Adapt one candidate for a few inner steps and score it."""
     model, rates = branch(candidate)
@@ -57,7 +64,7 @@ def run_trial(
     learn_R, score_R = _split(len(evidence.recent_target), settings.held_back, seed)
     learn_M, score_M = _split(len(evidence.memory_target), 0.5, seed + 1)
     draws = np.random.default_rng((seed, 2))
-    for _ in range(settings.inner_steps):
+    for step in range(settings.inner_steps):
         features, target = _take(evidence.recent, evidence.recent_target, draws.choice(learn_R, settings.inner_rows))
         loss = row_loss(learner.module, features, target).mean()
         if len(learn_M):
@@ -65,7 +72,8 @@ def run_trial(
                 evidence.memory, evidence.memory_target, draws.choice(learn_M, settings.inner_rows)
             )
             loss = loss + row_loss(learner.module, features, target).mean()
-        adapt(learner, loss)
+        # Falling steps: without momentum, the noise of the last ones would drown what candidates differ by.
+        adapt(learner, loss, clip_norm, share=1 - step / settings.inner_steps)
     with torch.no_grad():
         recent = row_loss(learner.module, *_take(evidence.recent, evidence.recent_target, score_R))
         memory = (
@@ -79,7 +87,7 @@ def run_trial(
 def score(candidates: Sequence[Candidate], trials: Sequence[Trial], settings: Controller) -> list[Candidate]:
     """Fill in losses, value and standard error; the first candidate is the one that keeps everything.
 
-    value = gain in loss over keeping (memory weighted, growth's gain stretched to the horizon) - the extra price.
+    value = gain in loss over keeping (memory weighted) + the long-run gain expected of the capacity - its extra price.
     """
     keep, kept = candidates[0], trials[0]
     scored = []
@@ -88,14 +96,12 @@ def score(candidates: Sequence[Candidate], trials: Sequence[Trial], settings: Co
         weight = settings.memory_weight if len(gain_M) else 0.0
         gain = float(gain_R.mean()) + (weight * float(gain_M.mean()) if weight else 0.0)
         error = np.sqrt(_variance_of_mean(gain_R) + weight**2 * _variance_of_mean(gain_M))
-        grows = sum(candidate.heads) > sum(keep.heads)
-        stretch = settings.horizon if grows and gain > 0 else 1.0
         scored.append(
             replace(
                 candidate,
                 loss_recent=float(trial.recent_R.mean()),
                 loss_memory=float(trial.memory_M.mean()) if len(trial.memory_M) else float("nan"),
-                value=stretch * gain - (candidate.price - keep.price),
+                value=gain + candidate.prior - (candidate.price - keep.price),
                 standard_error=float(error),
             )
         )

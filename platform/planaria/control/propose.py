@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planaria.blueprint import Blueprint, Edit, GrowHeads, ShrinkHeads, edit_to_dict
-from planaria.policy import Budget, Heads
+from planaria.policy import Budget, Heads, Policy
 from planaria.signals import Candidate
 
 
@@ -22,22 +23,22 @@ class Scores:
     """Per layer and head: has it had time to integrate? Only mature heads may go."""
 
 
-def propose(trigger: str, blueprint: Blueprint, scores: Scores, heads: Heads, budget: Budget) -> list[Candidate]:
+def propose(trigger: str, blueprint: Blueprint, scores: Scores, policy: Policy) -> list[Candidate]:
     """Candidates within the limits; the first one keeps everything as it is.
 
-    After a shift: ways to treat optimizer and output layer, and growth. Between shifts: removal of the heads that
-    matter least, and growth.
+    After a shift: ways to treat optimizer and output layer, and growth. Between shifts: growth, and removal of the
+    heads that matter least.
     """
     shifted = trigger.endswith("shift")
     treatments = ("keep", "reset", "temper") if shifted else ("keep",)
     options: list[tuple[Edit | None, str]] = [(None, treatment) for treatment in treatments]
-    for layer, count in _growable(blueprint, scores, heads, most=2 if shifted else 1):
-        edit = GrowHeads(layer, count)
-        options += [(edit, "keep"), (edit, "reset")] if shifted else [(edit, "keep")]
+    options += [(edit, "keep") for edit in _growth(blueprint, scores, policy.heads)]
     if not shifted:
-        options += [(edit, "keep") for edit in _removable(blueprint, scores, heads)]
-    candidates = [_candidate(edit, treatment, blueprint, heads, budget) for edit, treatment in options]
-    return [candidate for candidate in candidates if candidate.edit is None or fits(candidate, blueprint, budget)]
+        options += [(edit, "keep") for edit in _removal(blueprint, scores, policy.heads)]
+    candidates = [_candidate(edit, treatment, blueprint, scores, policy) for edit, treatment in options]
+    return [
+        candidate for candidate in candidates if candidate.edit is None or fits(candidate, blueprint, policy.budget)
+    ]
 
 
 def price_of(blueprint: Blueprint, heads: Heads, budget: Budget) -> float:
@@ -55,34 +56,45 @@ def fits(candidate: Candidate, blueprint: Blueprint, budget: Budget) -> bool:
     return within_parameters and within_flops
 
 
-def _growable(blueprint: Blueprint, scores: Scores, heads: Heads, most: int) -> list[tuple[int, int]]:
-    """(layer, heads to add): the layer whose loss pulls hardest at a fresh head, by one and up to `most`; then the next
-    layer by one."""
+def long_run_gain(edit: Edit | None, blueprint: Blueprint, scores: Scores, capacity_gain: float) -> float:
+    """What the edit's change of capacity is expected to bring once it has been learned with, in nats.
+
+    The loss falls by about `capacity_gain` whenever all heads double (docs/controller.md has the measurement). A head
+    that goes takes along its share of that, in proportion to its importance within the layer.
+    """
+    if edit is None:
+        return 0.0
+    before, after = sum(blueprint.heads), sum(edit.apply(blueprint).heads)
+    gain = capacity_gain * math.log2(after / before)
+    if isinstance(edit, ShrinkHeads):
+        importance = scores.importance[edit.layer]
+        removed = sum(importance[head] for head in edit.heads) / len(edit.heads)
+        gain *= min(1.0, removed / max(sum(importance) / len(importance), 1e-12))
+    return gain
+
+
+def _growth(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:
+    """The layer whose loss pulls hardest at a fresh head, by one and by two; then the next layer by one."""
     room = [layer for layer in range(blueprint.layers) if blueprint.heads[layer] < heads.max]
     ranked = sorted(room, key=lambda layer: -scores.growth[layer])
-    options = (
-        [(ranked[0], n) for n in range(1, most + 1) if blueprint.heads[ranked[0]] + n <= heads.max] if ranked else []
-    )
-    return options + [(layer, 1) for layer in ranked[1:2]]
+    most = heads.max - blueprint.heads[ranked[0]] if ranked else 0
+    options: list[Edit] = [GrowHeads(ranked[0], count) for count in (1, 2) if count <= most]
+    return options + [GrowHeads(layer, 1) for layer in ranked[1:2]]
 
 
-def _removable(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:
-    """The least important mature head of each of the two layers that would miss it least, and both of the least two."""
+def _removal(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:
+    """The mature head that its layer would miss least, in each of the two layers that would miss it least."""
     options: list[tuple[float, Edit]] = []
     for layer, live in enumerate(blueprint.heads):
         importance = scores.importance[layer]
-        mature = sorted((h for h in range(live) if scores.mature[layer][h]), key=lambda h: importance[h])
+        mature = [head for head in range(live) if scores.mature[layer][head]]
         if live > heads.min and mature:
-            options.append((importance[mature[0]], ShrinkHeads(layer, (mature[0],))))
-        if live > heads.min + 1 and len(mature) > 1:
-            weakest = (mature[0], mature[1])
-            options.append(
-                (importance[weakest[0]] + importance[weakest[1]], ShrinkHeads(layer, tuple(sorted(weakest))))
-            )
-    return [edit for _, edit in sorted(options, key=lambda option: option[0])[:3]]
+            weakest = min(mature, key=lambda head: importance[head])
+            options.append((importance[weakest], ShrinkHeads(layer, (weakest,))))
+    return [edit for _, edit in sorted(options, key=lambda option: option[0])[:2]]
 
 
-def _candidate(edit: Edit | None, treatment: str, blueprint: Blueprint, heads: Heads, budget: Budget) -> Candidate:
+def _candidate(edit: Edit | None, treatment: str, blueprint: Blueprint, scores: Scores, policy: Policy) -> Candidate:
     after = blueprint if edit is None else edit.apply(blueprint)
     action = "keep" if edit is None else edit.describe()
     return Candidate(
@@ -91,7 +103,8 @@ def _candidate(edit: Edit | None, treatment: str, blueprint: Blueprint, heads: H
         treatment=treatment,
         heads=after.heads,
         parameters=after.parameters,
-        price=price_of(after, heads, budget),
+        price=price_of(after, policy.heads, policy.budget),
+        prior=long_run_gain(edit, blueprint, scores, policy.controller.capacity_gain),
     )
 
 

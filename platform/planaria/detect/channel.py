@@ -35,6 +35,9 @@ class Channel(Protocol):
     def reset(self) -> None:
         """Forget what is normal and gather it anew; no evidence until that is done."""
 
+    def dismiss(self) -> None:
+        """The evidence just given was chance: go on from what is normal, without it."""
+
     def state(self) -> dict[str, Any]: ...
 
     def load_state(self, saved: Saved) -> None: ...

@@ -41,8 +41,11 @@ class LossDetector:
         self.reset()
 
     def reset(self) -> None:
-        settings = self._settings
         self._baseline = Baseline()
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        settings = self._settings
         # With forgetting (alpha < 1) the sum rests after some 10,000 rows, and then walks into an alarm by chance.
         self._page_hinkley = drift.PageHinkley(
             delta=settings.page_hinkley_delta, threshold=settings.page_hinkley_threshold, alpha=1.0, mode="up"
@@ -53,7 +56,7 @@ class LossDetector:
 
     def update(self, report: StepReport) -> Evidence | None:
         warm = self._baseline.rows >= WARM_UP_ROWS
-        residuals_B = self._baseline.residuals(np.nan_to_num(report.loss_B.astype(np.float64)))
+        residuals_B = self._baseline.residuals(report.loss_B.astype(np.float64))
         if not warm:
             return None
         evidence = None
@@ -122,7 +125,8 @@ class Baseline:
         self._open: list[float] = []
 
     def residuals(self, loss_B: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Each row against the baseline of the blocks before its own; 0 in the first block."""
+        """Each row against the baseline of the blocks before its own; 0 in the first block, and where not finite."""
+        loss_B = np.where(np.isfinite(loss_B), loss_B, self._mean)
         residuals_B = np.zeros(len(loss_B))
         at = 0
         while at < len(loss_B):

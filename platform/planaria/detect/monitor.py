@@ -183,7 +183,7 @@ class ShiftMonitor:
         self._phase, self._alarm = "watching", None
         for channel in self._channels:
             if alarm.detector.startswith(channel.name):
-                channel.reset()
+                channel.dismiss()
 
     def _kind(self, fresh: Signature) -> tuple[ShiftKind, int | None] | None:
         """None where more rows would tell more surely."""

@@ -35,6 +35,9 @@ class PredictionChannel:
         self._rows_NC: npt.NDArray[np.float32] = np.zeros((0, 1), np.float32)
         self._unseen = 0
 
+    def dismiss(self) -> None:
+        self.reset()
+
     def update(self, report: StepReport) -> Evidence | None:
         self._append(self._view(report.output_BC))
         window, reference = self._settings.window_rows, self._settings.reference_rows

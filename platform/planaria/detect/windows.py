@@ -47,6 +47,10 @@ class WindowChannel:
         self._reference = Moments(self._features, capacity=self._settings.reference_rows * REFERENCE_LIMIT)
         self._recent_NF: npt.NDArray[np.float32] = np.zeros((0, self._features), np.float32)
 
+    def dismiss(self) -> None:
+        self._reference.add(self._recent_NF)
+        self._recent_NF = self._recent_NF[:0]
+
     def update(self, report: StepReport) -> Evidence | None:
         rows_BF = self._fill_reference(self._view(report))
         self._recent_NF = np.concatenate([self._recent_NF, rows_BF])

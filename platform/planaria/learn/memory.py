@@ -33,6 +33,7 @@ class ReplayMemory:
         self.seen = 0
         self.seen_per_class: dict[int, int] = {}
         self._slots_per_class: dict[int, list[int]] = {}
+        self._largest = 0
 
     def __len__(self) -> int:
         return self.rows
@@ -47,30 +48,33 @@ class ReplayMemory:
         """
         if self.capacity == 0:
             return []
-        draws_B2 = np.random.default_rng((self.seed, _ADMIT, first_row)).random((len(target_B), 2))
+        draws_B2 = np.random.default_rng((self.seed, _ADMIT, first_row)).random((len(target_B), 2)).tolist()
         chosen = []
+        labels = target_B.tolist() if self.balanced else [0] * len(target_B)
         for at in np.flatnonzero(offered_B).tolist():
-            label = int(target_B[at]) if self.balanced else 0
-            slot = self._slot_for(label, draws_B2[at])
+            slot = self._slot_for(labels[at], draws_B2[at])
             if slot is not None:
                 chosen.append((at, slot))
         return chosen
 
-    def _slot_for(self, label: int, draw_2: npt.NDArray[np.float64]) -> int | None:
+    def _slot_for(self, label: int, draw_2: list[float]) -> int | None:
+        """Where the row goes, if anywhere. Most rows of a long stream end at the last comparison: that path is kept
+        short, and the size of the largest class is only counted again when a class has given up a row."""
         self.seen += 1
-        self.seen_per_class[label] = self.seen_per_class.get(label, 0) + 1
+        seen = self.seen_per_class[label] = self.seen_per_class.get(label, 0) + 1
         own = self._slots_per_class.setdefault(label, [])
         if self.rows < self.capacity:
             self.rows += 1
             own.append(self.rows - 1)
+            self._largest = max(self._largest, len(own))
             return self.rows - 1
-        largest = max(self._slots_per_class, key=lambda c: (len(self._slots_per_class[c]), -c))
-        if len(own) < len(self._slots_per_class[largest]):
-            victims = self._slots_per_class[largest]
+        if len(own) < self._largest:
+            victims = max(self._slots_per_class.values(), key=len)
             slot = victims.pop(int(draw_2[0] * len(victims)))
             own.append(slot)
+            self._largest = max(map(len, self._slots_per_class.values()))
             return slot
-        if draw_2[1] * self.seen_per_class[label] < len(own):
+        if draw_2[1] * seen < len(own):
             return own[int(draw_2[0] * len(own))]
         return None
 
@@ -143,6 +147,7 @@ class ReplayMemory:
             self.target, self.remembered = stored.pop("target"), stored.pop("remembered")
             self.seen_per_class = {int(label): int(count) for label, count in about["seen_per_class"]}
             self._slots_per_class = {int(label): list(slots) for label, slots in about["slots_per_class"]}
+            self._largest = max(map(len, self._slots_per_class.values()), default=0)
             self.columns, self.rows, self.seen = stored, table.num_rows, int(about["seen"])
         except (KeyError, ValueError, TypeError, pa.ArrowInvalid) as error:
             raise InputError(f"memory: not a usable replay memory ({error}); use an older checkpoint") from None

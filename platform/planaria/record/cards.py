@@ -20,6 +20,7 @@ from planaria.record.facts import (
     thousands,
     words_of,
 )
+from planaria.record.plots import short_number
 
 MOST_CARDS = 24
 
@@ -97,7 +98,7 @@ def _card(row: Row) -> Card:
         predicted=signed(row["predicted"]),
         realised=signed(row["gain_realised"]) if row["gain_realised"] is not None else "not measured",
         seconds=duration(row["seconds"]) if known(row["seconds"]) else "",
-        observation=[(words_of(k), f"{v:.3g}") for k, v in (row["observation"] or {}).items() if known(v)],
+        observation=[(words_of(k), short_number(v)) for k, v in (row["observation"] or {}).items() if known(v)],
     )
 
 

@@ -154,7 +154,8 @@ def _panels(figure: Figure, layers: int, size: Size) -> list[Axes]:
     above = [title, title_and_legend, title, title_and_legend]
     left, right, bottom = 0.62, 0.14, 0.5
     figure.set_size_inches(size.inches, sum(heights) + sum(above) + bottom)
-    top, axes = figure.get_figheight(), []
+    top = figure.get_figheight()
+    axes: list[Axes] = []
     for height, gap in zip(heights, above, strict=True):
         top -= gap + height
         place = (left / size.inches, top / figure.get_figheight())
@@ -170,7 +171,8 @@ def _draw_shift_marks(axes: Axes, shifts: Sequence[Row]) -> None:
     axes.patch.set_alpha(0)
     axes.set_ylim(0, 1)
     axes.tick_params(left=False, labelleft=False, bottom=False, labelbottom=False)
-    axes.set_title("Detected shifts", loc="left", fontweight="bold", fontsize="medium")
+    title = "Detected shifts" if shifts else "No shift detected"
+    axes.set_title(title, loc="left", fontweight="bold", fontsize="medium")
     for kind, colour in KIND_COLOURS.items():
         samples = [row["sample"] for row in shifts if row["kind"] == kind]
         axes.plot(samples, [0.15] * len(samples), KIND_MARKERS[kind], color=colour, ms=6, clip_on=False)
@@ -190,14 +192,14 @@ def _draw_score(axes: Axes, steps: Sequence[Row], regression: bool, size: Size) 
     samples = [row["samples"] for row in steps]
     shown: list[tuple[str, str, dict[str, Any]]] = (
         [
-            ("mae", "MAE, each interval", {"color": SECOND, "linewidth": 1.1}),
-            ("prequential_mae", "MAE since the start", {"color": MAIN, "linewidth": 2.2}),
-            ("prequential_rmse", "RMSE since the start", {"color": MAIN, "linewidth": 1.4, "linestyle": (0, (5, 2))}),
+            ("mae", "MAE, interval", {"color": SECOND, "linewidth": 1.1}),
+            ("prequential_mae", "MAE, mean", {"color": MAIN, "linewidth": 2.2}),
+            ("prequential_rmse", "RMSE, mean", {"color": MAIN, "linewidth": 1.4, "linestyle": (0, (5, 2))}),
         ]
         if regression
         else [
-            ("accuracy", "each interval", {"color": SECOND, "linewidth": 1.3}),
-            ("prequential_accuracy", "since the start", {"color": MAIN, "linewidth": 2.4}),
+            ("accuracy", "interval", {"color": SECOND, "linewidth": 1.3}),
+            ("prequential_accuracy", "mean since the start", {"color": MAIN, "linewidth": 2.4}),
         ]
     )
     for column, label, line in shown:

@@ -43,8 +43,14 @@ _STREAM_METRICS = (
     "flops_per_sample",
     "revision",
 )
-_AT_BIRTH = {"step": "first_step", "sample": "first_sample", "parameters": "parameters", "gain_predicted": ""}
-_AT_BIRTH |= {"flops_per_sample": "flops_per_sample"}
+_AT_BIRTH = {
+    "first_step": "step",
+    "first_sample": "sample",
+    "parameters": "parameters",
+    "flops_per_sample": "flops_per_sample",
+    "gain_predicted": "gain_predicted",
+    "gain_realised": "gain_realised",
+}
 _AT_DEATH = ("last_step", "last_sample", "samples", "accuracy", "mae", "rmse", "loss", "samples_per_second")
 
 
@@ -224,15 +230,12 @@ class StoredRun:
     def _send_revision_metrics(self, row: Row, known: _Revision) -> None:
         from mlflow.entities import Metric
 
-        values = _revision_values(row)
-        new = {name: value for name, value in values.items() if name not in known.metrics}
+        new = [point for point in _revision_points(row) if point[0] not in known.metrics]
         if not new:
             return
-        step = row["step"] if row["last_step"] is None else row["last_step"]
-        sample = row["sample"] if row["last_sample"] is None else row["last_sample"]
-        metrics = [Metric(name, value, self._time_ms(sample), max(0, step)) for name, value in new.items()]
+        metrics = [Metric(name, value, self._time_ms(sample), max(0, step)) for name, value, step, sample in new]
         self._client.log_batch(known.run_id, metrics=metrics)
-        known.metrics |= new.keys()
+        known.metrics |= {metric.key for metric in metrics}
 
     def _time_ms(self, sample: int | None) -> int:
         """When the sample was seen, by the run's own clock: a resend has the same time, and is not stored again."""
@@ -273,13 +276,17 @@ def _stream_values(row: Row) -> dict[str, float]:
     return values
 
 
-def _revision_values(row: Row) -> dict[str, float]:
-    """What is final of a revision by now: its birth, its gain once it is known, and its life once it is over."""
-    names = {column: name or column for column, name in _AT_BIRTH.items()} | {"gain_realised": "gain_realised"}
+def _revision_points(row: Row) -> list[tuple[str, float, int, int]]:
+    """(name, value, step, sample) of what is final of a revision by now.
+
+    What it was born with and what it gained stand at its first step; its life, once it is over, at its last.
+    """
+    birth = {name: row[column] for name, column in _AT_BIRTH.items()}
+    birth["heads"] = sum(row["heads"]) if row["heads"] else None
+    points = [(name, value, row["step"], row["sample"]) for name, value in birth.items()]
     if row["last_step"] is not None:
-        names |= {column: column for column in _AT_DEATH}
-    values = {name: float(row[column]) for column, name in names.items() if row[column] is not None}
-    return values | ({"heads": float(sum(row["heads"]))} if row["heads"] else {})
+        points += [(name, row[name], row["last_step"], row["last_sample"]) for name in _AT_DEATH]
+    return [(name, float(value), step, sample) for name, value, step, sample in points if value is not None]
 
 
 def _known_revision(run: Run) -> _Revision:

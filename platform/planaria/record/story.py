@@ -79,6 +79,7 @@ def tiles(run: Run) -> list[Tile]:
     first, last = _heads(run, "heads_first", 0), _heads(run, "heads_last", -1)
     largest = _largest_size(run)
     mean = run.summary.get("parameters_mean") or _mean_parameters(run)
+    saving = _saving(mean, largest, _largest_words(run)) if mean and largest else ""
     wall = run.summary.get("wall_seconds") or run.latest("wall_seconds")
     shift_note = _alarm_note(alarms) if run.contexts_known else ", ".join(_kinds(run))
     revisions = int(run.summary.get("revisions") or len(run.revisions))
@@ -86,7 +87,7 @@ def tiles(run: Run) -> list[Tile]:
         Tile("samples", thousands(run.samples), f"in {duration(wall)}" if wall else ""),
         *_score_tiles(run),
         Tile("heads per layer", f"{plus(first)} → {plus(last)}", "first → last") if first and last else None,
-        Tile("parameters, mean", short_number(mean), _saving(mean, largest)) if mean and largest else None,
+        Tile("parameters, mean", short_number(mean), saving) if mean else None,
         Tile("shifts detected", str(_shift_count(run)), shift_note),
         Tile("revisions", str(revisions), _edit_words(edits)),
         Tile("time in decisions", duration(_decision_seconds(run)), _share(_decision_seconds(run), wall)),
@@ -138,7 +139,9 @@ def costs(run: Run) -> list[tuple[str, str, str]]:
         ("wall time", duration(wall), "") if known(wall) else None,
         ("throughput", f"{short_number(speed)} samples/s", _workers(get("workers"))) if known(speed) else None,
         ("time in decisions", duration(decision), share),
-        ("FLOPs a row, mean", short_number(flops), _saving(flops, largest)) if known(flops) and largest else None,
+        ("FLOPs a row, mean", short_number(flops), _saving(flops, largest, "the largest so far"))
+        if known(flops) and largest
+        else None,
         ("restarts", str(get("restarts")), "after lost workers or resumes") if known(get("restarts")) else None,
         ("rows lost", thousands(lost), "") if known(lost) else None,
         ("rows repeated", thousands(repeated), "") if known(repeated) else None,
@@ -179,7 +182,7 @@ def _lead_edits(run: Run) -> Iterator[str]:
         yield f"The model kept its {plus(first)} heads{kept}."
         return
     path = f"heads per layer went from {plus(first)} to {plus(last)}"
-    yield f"The model was edited {plural(edits.total, 'time', 'times')} ({_edit_words(edits)}): {path}."
+    yield f"The model was edited {'once' if edits.total == 1 else f'{edits.total} times'} ({_edit_words(edits)}): {path}."
 
 
 def _lead_score(run: Run) -> Iterator[str]:
@@ -198,7 +201,7 @@ def _lead_score(run: Run) -> Iterator[str]:
 def _lead_size(run: Run) -> Iterator[str]:
     mean, largest = run.summary.get("parameters_mean") or _mean_parameters(run), _largest_size(run)
     if mean and largest and mean < 0.995 * largest:
-        yield f"On average it had {short_number(mean)} parameters, {_saving(mean, largest)}."
+        yield f"On average it had {short_number(mean)} parameters, {_saving(mean, largest, _largest_words(run))}."
 
 
 def _score_tiles(run: Run) -> Iterator[Tile]:
@@ -217,6 +220,8 @@ def _score_tiles(run: Run) -> Iterator[Tile]:
 
 
 def _alarm_note(alarms: Alarms) -> str:
+    if not alarms.found + alarms.false:
+        return ""
     found = f"{alarms.found} of {alarms.changes} true" if alarms.changes is not None else f"{alarms.found} true"
     return f"{found}, {alarms.false} false or repeated" if alarms.false else f"{found}, none false"
 
@@ -258,9 +263,13 @@ def _mean_parameters(run: Run) -> float | None:
     return total / before if before else None
 
 
-def _saving(mean: float, largest: float) -> str:
+def _largest_words(run: Run) -> str:
+    return "the largest allowed" if known(run.summary.get("parameters_largest")) else "its largest size"
+
+
+def _saving(mean: float, largest: float, words: str) -> str:
     saved = 100 * (1 - mean / largest)
-    of = f"its largest size ({short_number(largest)})"
+    of = f"{words} ({short_number(largest)})"
     return f"{saved:.0f}% below {of}" if saved >= 0.5 else f"as at {of}"
 
 
@@ -315,7 +324,7 @@ def _revision_event(row: Row) -> Event:
 
 
 def _after(row: Row) -> str:
-    return "a look for heads that can go" if row["trigger"] == "thrift" else f"the {row['trigger']}"
+    return "a look between shifts" if row["trigger"] == "thrift" else f"the {row['trigger']}"
 
 
 def _accuracy_bar(name: str, accuracy: float, lost: Any) -> ContextBar:

@@ -1,7 +1,8 @@
 """Checkpoints: named byte strings, written so that a broken one is recognised and the one before is used.
 
-A checkpoint is a folder whose `manifest.json` is written last and holds every file's size and SHA-256. Nothing in it
-is pickled. Works on any `pyarrow.fs` filesystem.
+A checkpoint is a folder whose `manifest.json` is written last and holds every file's size and SHA-256. A folder is
+never written twice, so that a kill at any moment leaves the earlier ones whole. Nothing in it is pickled. Works on any
+`pyarrow.fs` filesystem.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 
 import pyarrow.fs as pafs
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
+"""step-000000000120, and step-000000000120-2 where that step was saved again."""
 
 
 class CheckpointStore:
@@ -32,61 +36,78 @@ class CheckpointStore:
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, parts: Mapping[str, bytes]) -> None:
-        """Write a checkpoint and drop those beyond `keep`. Raises RunError where it cannot be written."""
-        target = f"{self.root}/step-{step:012d}"
+        """Write a checkpoint; drop those beyond `keep`, and those of later steps, which the run has gone back behind.
+
+        Raises RunError where it cannot be written.
+        """
+        target = ""
         try:
-            if self.filesystem.get_file_info(target).type != pafs.FileType.NotFound:
-                self.filesystem.delete_dir(target)
+            name = self._free_name(step)
+            target = f"{self.root}/{name}"
             self.filesystem.create_dir(target, recursive=True)
             files = {}
-            for name, content in parts.items():
-                self._write(f"{target}/{name}", content)
-                files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for part, content in parts.items():
+                self._write(f"{target}/{part}", content)
+                files[part] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             manifest = json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1).encode()
             self._write(f"{target}/{_MANIFEST}.partial", manifest)
             self.filesystem.move(f"{target}/{_MANIFEST}.partial", f"{target}/{_MANIFEST}")
+            names = self.names()
         except OSError as error:
-            self._drop(target)
+            if target:
+                self._drop(target)
             raise RunError(
                 f"{self.folder}: cannot write a checkpoint ({error.strerror or error}); free some space or mend the "
                 "folder's rights, then `planaria resume` the run's folder"
             ) from None
-        for old in self.steps()[self.keep :]:
-            self._drop(f"{self.root}/step-{old:012d}")
+        place = names.index(name)
+        for old in names[:place] + names[place + self.keep :]:
+            self._drop(f"{self.root}/{old}")
+
+    def names(self) -> list[str]:
+        """All checkpoints, newest first, whole or not."""
+        selector = pafs.FileSelector(self.root, allow_not_found=True)
+        found = [info.base_name for info in self.filesystem.get_file_info(selector)]
+        return sorted((name for name in found if _NAME.fullmatch(name)), key=_order, reverse=True)
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints, newest first, whole or not."""
-        selector = pafs.FileSelector(self.root, allow_not_found=True)
-        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
-        return sorted(
-            (int(n.removeprefix("step-")) for n in names if n.startswith("step-") and n[5:].isdigit()), reverse=True
-        )
+        return [step_of(name) for name in self.names()]
 
-    def whole(self) -> Iterator[tuple[int, dict[str, bytes]]]:
-        """(step, parts) of every checkpoint that is whole, newest first; a broken one is named in the log."""
-        for step in self.steps():
+    def whole(self) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """(name, parts) of every checkpoint that is whole, newest first; a broken one is named in the log."""
+        for name in self.names():
             try:
-                yield step, self._read(step)
+                yield name, self.read(name)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                logger.warning("%s/step-%012d: broken checkpoint (%s); using the one before", self.folder, step, error)
+                logger.warning(
+                    "%s/%s: broken checkpoint (%s); using the one before", self.folder, name, _reason(error)
+                )
 
-    def whole_at(self, step: int) -> dict[str, bytes]:
-        """The parts of one checkpoint, known to be whole."""
-        return self._read(step)
+    def unfinished(self, name: str) -> bool:
+        """Whether its manifest is missing: the process that wrote it was killed."""
+        found = self.filesystem.get_file_info(f"{self.root}/{name}/{_MANIFEST}")
+        return bool(found.type == pafs.FileType.NotFound)
 
-    def _read(self, step: int) -> dict[str, bytes]:
-        source = f"{self.root}/step-{step:012d}"
+    def read(self, name: str) -> dict[str, bytes]:
+        """The parts of one checkpoint. Raises OSError, ValueError, KeyError or TypeError where it is not whole."""
+        source = f"{self.root}/{name}"
         manifest = json.loads(self._bytes(f"{source}/{_MANIFEST}"))
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']} is not {FORMAT}")
         parts = {}
-        for name, about in manifest["files"].items():
-            if "/" in name or name.startswith("."):
-                raise ValueError(f"file name '{name}' leaves the folder")
-            parts[name] = self._bytes(f"{source}/{name}")
-            if hashlib.sha256(parts[name]).hexdigest() != about["sha256"]:
-                raise ValueError(f"'{name}' is damaged")
+        for part, about in manifest["files"].items():
+            if "/" in part or part.startswith("."):
+                raise ValueError(f"file name '{part}' leaves the folder")
+            parts[part] = self._bytes(f"{source}/{part}")
+            if hashlib.sha256(parts[part]).hexdigest() != about["sha256"]:
+                raise ValueError(f"'{part}' is damaged")
         return parts
+
+    def _free_name(self, step: int) -> str:
+        """A name that no checkpoint has: one that exists is never touched, so that a kill cannot harm it."""
+        same = [_order(name)[1] for name in self.names() if step_of(name) == step]
+        return f"step-{step:012d}" if not same else f"step-{step:012d}-{max(same) + 1}"
 
     def _bytes(self, path: str) -> bytes:
         with self.filesystem.open_input_stream(path) as stream:
@@ -102,3 +123,21 @@ class CheckpointStore:
             self.filesystem.delete_dir(path)
         except OSError:
             logger.warning("%s: cannot be removed", path)
+
+
+def step_of(name: str) -> int:
+    """The step that a checkpoint's name tells."""
+    return _order(name)[0]
+
+
+def _order(name: str) -> tuple[int, int]:
+    found = _NAME.fullmatch(name)
+    assert found is not None
+    return int(found[1]), int(found[2] or 1)
+
+
+def _reason(error: Exception) -> str:
+    """One short line: Arrow's errors name the same path several times."""
+    if isinstance(error, FileNotFoundError):
+        return "a file is missing"
+    return " ".join(str(error).split())

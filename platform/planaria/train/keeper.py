@@ -9,11 +9,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from planaria.errors import InputError, RunError
 from planaria.model import save_model
-from planaria.train.checkpoint import CheckpointStore
+from planaria.train.checkpoint import CheckpointStore, step_of
 from planaria.train.folder import RunFolder
 from planaria.train.lifelong import Lifelong
 
@@ -26,8 +27,15 @@ REPORT_EVERY_S = 10.0
 class Keeper:
     """Keeps one run's folder while the run goes on."""
 
-    def __init__(self, run: Lifelong, folder: RunFolder, publish: Callable[[int, Mapping[str, Any]], None]) -> None:
-        self.run, self.folder, self.publish = run, folder, publish
+    def __init__(
+        self,
+        run: Lifelong,
+        folder: RunFolder,
+        publish: Callable[[int, Mapping[str, Any]], None],
+        message: str | None = None,
+    ) -> None:
+        """`message` is what a watcher should know of how the run went on."""
+        self.run, self.folder, self.publish, self.message = run, folder, publish, message
         storage = run.job.storage
         self.store = CheckpointStore(str(folder.checkpoints), storage.keep_checkpoints)
         self.checkpoint_every_s = storage.checkpoint_every_s
@@ -37,15 +45,23 @@ class Keeper:
         self._published = -1
         now = time.monotonic()
         self._glanced, self._saved, self._reported = now, now, now
+        self._saved_step = -1
         self._rate_from = (now, run.row)
 
-    def start(self) -> None:
+    def start(self, restored: bool) -> None:
         """Note that workers begin; a first checkpoint makes sure that nothing is ever done twice."""
-        line = {"time": time.time(), "step": self.run.step, "workers": self.run.group.size}
+        self._guard(lambda: self._start(restored))
+
+    def _start(self, restored: bool) -> None:
+        line = {"time": time.time(), "step": self.run.step, "workers": self.run.group.size, "message": self.message}
         with self.folder.starts.open("a") as starts:
             starts.write(json.dumps(line) + "\n")
-        if self.run.step == 0:
+        if restored:
+            self._saved_step = self.run.step
+            self.summarise(self.run.summary("running"))
+        else:
             self.save("running")
+        self.publish(self.run.step, self.run.controller.state())
 
     def wants(self) -> tuple[bool, bool]:
         """(stop, report): what rank 0 asks all workers to agree on in the next step."""
@@ -55,6 +71,16 @@ class Keeper:
             self.stopping = self.stopping or self.folder.stop_mark.exists()
             self._guard(lambda: self.glance("running"))
         return self.stopping, now - self._reported >= REPORT_EVERY_S
+
+    def wait(self) -> bool:
+        """Called again and again while the stream has no rows: whether to stop. Keeps what was done so far."""
+        now = time.monotonic()
+        if now - self._glanced >= GLANCE_EVERY_S:
+            self._glanced = now
+            self._guard(lambda: self.glance("waiting"))
+        if now - self._saved >= self.checkpoint_every_s and self._saved_step != self.run.step:
+            self._guard(lambda: self.save("waiting"))
+        return self.stopping or self.folder.stop_mark.exists()
 
     def after_step(self, reported: bool) -> None:
         now = time.monotonic()
@@ -71,14 +97,32 @@ class Keeper:
         try:
             work()
         except (RunError, OSError) as error:
-            self.failure, self.stopping = str(error), True
+            self.failure, self.stopping = self._in_words(error), True
+            logger.warning("%s", self.failure)
+
+    def _in_words(self, error: RunError | OSError) -> str:
+        if isinstance(error, RunError):
+            return str(error)
+        return (
+            f"{error.filename or self.folder.path}: cannot be written ({error.strerror or error}); free some space or "
+            f"mend the folder's rights, then `planaria resume {self.folder.path}`"
+        )
 
     def save(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
         """Checkpoint, tables and summary, in this order: what is shown is never ahead of what can be resumed."""
         self.store.save(self.run.step, self.run.state())
         self.run.records.write(self.folder.path)
         self.summarise({**(summary or self.run.summary(status))})
-        self._saved = time.monotonic()
+        self._saved, self._saved_step = time.monotonic(), self.run.step
+
+    def end(self, status: str) -> dict[str, Any]:
+        """The last word on a run that ends between two steps, "stopped" or "failed". Raises RunError."""
+        try:
+            self.save(status)
+            self.glance(status)
+        except OSError as error:
+            raise RunError(self._in_words(error)) from None
+        return self.folder.read_json(self.folder.summary)
 
     def summarise(self, summary: dict[str, Any]) -> None:
         kept = self.folder.read_json(self.folder.summary)
@@ -87,12 +131,15 @@ class Keeper:
         self.folder.write_json(self.folder.summary, {**summary, "restarts": restarts, "mlflow_run_id": run_id})
 
     def finish(self, status: str) -> dict[str, Any]:
-        """Write the end of a run that is done; the checkpoint is that of the last step."""
+        """Write the end of a run that is done; the checkpoint is that of the last step. Raises RunError."""
         final = self.run.finish()
         summary = self.run.summary(status, final)
-        self.save(status, summary)
-        save_model(self.run.model, self.folder.served, self.run.encoding())
-        self.glance(status)
+        try:
+            save_model(self.run.model, self.folder.served, self.run.encoding())
+            self.save(status, summary)
+            self.glance(status)
+        except OSError as error:
+            raise RunError(self._in_words(error)) from None
         return self.folder.read_json(self.folder.summary)
 
     def glance(self, status: str) -> None:
@@ -121,35 +168,54 @@ class Keeper:
                 "revision": totals.revisions - 1,
                 "heads": list(run.blueprint.heads),
                 "parameters": run.blueprint.parameters,
-                "message": None,
+                "message": self.message,
                 **scores,
             },
         )
 
 
-def restore(run: Lifelong, store: CheckpointStore) -> bool:
-    """Load the newest whole checkpoint, on every worker the one that rank 0 takes. False where there is none.
+@dataclass(frozen=True)
+class Restored:
+    step: int | None
+    """None where there was no checkpoint to go on from."""
+    message: str | None = None
+    """What was wrong with a newer one."""
+
+
+def restore(run: Lifelong, store: CheckpointStore) -> Restored:
+    """Load the newest whole checkpoint, on every worker the one that rank 0 takes.
 
     Raises InputError where there are checkpoints but none can be used.
     """
-    broken = ""
-    step = -1
-    if run.group.rank == 0:
-        for found, parts in store.whole():
-            try:
-                run.load_state(parts)
-                step = found
-                break
-            except InputError as error:
-                broken = str(error)
-                logger.warning("%s/step-%012d: %s", store.folder, found, error)
-        if step < 0 and (broken or store.steps()):
-            broken = broken or "every file of it is damaged"
-    step, broken = run.group.share((step, broken))
-    if step < 0:
-        if broken:
-            raise InputError(f"{store.folder}: no usable checkpoint ({broken}); start the job again in a new folder")
-        return False
-    if run.group.rank != 0:
-        run.load_state(store.whole_at(step))
-    return True
+    name, problem = _newest(run, store) if run.group.rank == 0 else (None, None)
+    name, problem = run.group.share((name, problem))
+    if name is None and problem is not None:
+        raise InputError(f"{store.folder}: no usable checkpoint ({problem}); start the job again in a new folder")
+    failed = None
+    if name is not None and run.group.rank != 0:
+        try:
+            run.load_state(store.read(name))
+        except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+            failed = f"{store.folder}/{name}: cannot be read on every worker ({error}); let all nodes see this folder"
+    run.group.agree(failed)
+    return Restored(None if name is None else step_of(name), problem)
+
+
+def _newest(run: Lifelong, store: CheckpointStore) -> tuple[str | None, str | None]:
+    """The checkpoint that could be loaded, and what was wrong with newer ones (or with all of them)."""
+    passed_over = store.names()
+    problem = None
+    for name, parts in store.whole():
+        try:
+            run.load_state(parts)
+        except InputError as error:
+            problem = f"{name}: {error}"
+            logger.warning("%s/%s", store.folder, problem)
+            continue
+        newer = passed_over[: passed_over.index(name)]
+        if newer and problem is None:
+            problem = f"{newer[0]} is damaged"
+        return name, f"{problem}; went on from {name}" if newer else None
+    # A run that was killed while it wrote its very first checkpoint has lost nothing: it begins again.
+    damaged = [name for name in passed_over if not (step_of(name) == 0 and store.unfinished(name))]
+    return None, problem or (f"{damaged[0]} is damaged" if damaged else None)

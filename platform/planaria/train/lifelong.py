@@ -137,9 +137,12 @@ class Lifelong:
 
     # -- the life of a run
 
-    def begin(self) -> None:
-        """Make the first blueprint from the stream's first rows. Raises InputError where there are none."""
-        first = self.stream.read(0, self.job.batch_rows)
+    def begin(self) -> bool:
+        """Make the first blueprint from the stream's first rows; False where the run was stopped while it waited for
+        them. Raises InputError where there are none."""
+        first = self._next_rows(stop=False)
+        if first is None:
+            return False
         if not len(first):
             raise InputError("stream: no rows; give a path with data in it")
         self.sketch.fit(first.select(slice(None)))
@@ -156,6 +159,7 @@ class Lifelong:
         self._install(blueprint)
         self.heads_first, self.parameters_first = list(blueprint.heads), blueprint.parameters
         self._open_revision(parent=None, cause="start", why="the blueprint that the job asks for", edit=None)
+        return True
 
     def take_step(self, *, stop: bool = False, report: bool = False) -> Tick | None:
         """One global step; None when the stream (or the job's `samples`) has ended.
@@ -415,7 +419,16 @@ class Lifelong:
     def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
         def trial(at: int) -> Trial:
             branch = partial(self._branch, evidence=evidence)
-            return run_trial(candidates[at], branch, evidence, self._trial_loss, self.job.policy.controller, seed)
+            policy = self.job.policy
+            return run_trial(
+                candidates[at],
+                branch,
+                evidence,
+                self._trial_loss,
+                policy.controller,
+                clip_norm=policy.learner.clip_norm,
+                seed=seed,
+            )
 
         return self.group.spread(len(candidates), trial)
 
@@ -435,11 +448,15 @@ class Lifelong:
                 calibration=self._calibration,
             )
         parameters = list(model.parameters())
+        if candidate.treatment == "keep" or self.job.policy.learner.optimizer == "sgd":
+            return model, adam_rates(parameters, optimizer, None)
         few = {name: column[:64] for name, column in evidence.recent.items()}
         loss = self._trial_loss(model, few, evidence.recent_target[:64]).mean()
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-        return model, adam_rates(parameters, optimizer, filled, self.job.policy.learner.clip_norm)
+        clip = self.job.policy.learner.clip_norm / nn.utils.get_total_norm(filled).clamp(min=1e-12)
+        filled = [g * clip.clamp(max=1.0) for g in filled]
+        return model, adam_rates(parameters, optimizer, filled)
 
     def _trial_loss(self, model: nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.model.precision == "bfloat16"):

@@ -43,12 +43,12 @@ def live(
     """
     stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
     run = Lifelong(job, stream, group, device)
-    if not restore(run, CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints)):
-        run.begin()
+    run.stop_waiting = folder.stop_mark.exists
+    if not restore(run, CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints)) and not run.begin():
+        return {"status": "stopped"}
     keeper = Keeper(run, folder, tell) if group.rank == 0 else None
     if keeper is not None:
         keeper.start()
-        run.stop_waiting = folder.stop_mark.exists
     while True:
         stop, wants_report = keeper.wants() if keeper is not None else (False, False)
         tick = run.take_step(stop=stop, report=wants_report)

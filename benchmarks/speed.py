@@ -1,0 +1,297 @@
+"""What planaria's loop costs beside a bare PyTorch loop, and what its parts cost in training steps.
+
+    python -m benchmarks.speed
+
+Fashion-MNIST, the demo's model and the default policy, in one process with one torch thread; about two CPU minutes.
+Throughput and peak memory against `benchmarks/bare.py` with the same model, batch, optimizer and replay; surgery,
+decisions, detection and recording in units of one training step. Clock: CPU seconds of this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.bare import BareLoop
+from benchmarks.measure import Figure, alternate, as_rows, cpu_seconds, median_ratio, show, write
+from planaria.blueprint import Blueprint, Edit, GrowHeads, ShrinkHeads
+from planaria.model import build
+
+BATCH = 128
+MEMORY_ROWS = 2_000
+WARM_STEPS = 60
+"""Enough for the memory to be full and the detector to be settled."""
+BLOCK_STEPS, BLOCKS = 12, 21
+MEMORY_STEPS = 250
+"""Of each loop whose peak memory is measured; 32,000 rows."""
+EDIT_ROUNDS = 11
+
+
+def demo_model(outputs: int, heads: tuple[int, ...] = (2, 2)) -> Blueprint:
+    """The blueprint of jobs/fashion_shift.yaml."""
+    return Blueprint(
+        task="classification",
+        width=64,
+        head_width=8,
+        mlp_width=128,
+        heads=heads,
+        outputs=outputs,
+        image_shape=(1, 28, 28),
+        patch=7,
+    )
+
+
+def bare_loop() -> BareLoop:
+    """Reads the images from the Arrow file into plain arrays; imports nothing of planaria but the model."""
+    import pyarrow as pa
+
+    from planaria.stream.sets.fashion_mnist import fetch
+
+    table = pa.ipc.open_file(pa.memory_map(str(fetch() / "train.arrow"))).get_batch(0)
+    images = table.column("image").flatten().to_numpy().reshape(-1, 1, 28, 28)
+    labels = table.column("label").to_numpy().astype(np.int64)
+    return BareLoop(build(demo_model(10)), images, labels, batch=BATCH, memory_rows=MEMORY_ROWS)
+
+
+def planaria_loop(**changes: Any) -> Any:
+    """The loop in this process; `changes` go into the job."""
+    from planaria.job import Job
+    from planaria.stream import open_stream
+    from planaria.train.group import Alone
+    from planaria.train.lifelong import Lifelong
+
+    values = {
+        "stream": {"source": "fashion_mnist"},
+        "model": {"width": 64, "layers": 2, "head_width": 8, "mlp_width": 128, "patch": 7},
+        "batch_rows": BATCH,
+        "scale": {"workers": 0},
+        **changes,
+    }
+    job = Job.model_validate(values)
+    stream = open_stream(job.stream, seed=job.seed, base=Path.cwd(), hold_out_fraction=0.0)
+    run = Lifelong(job, stream, Alone(), torch.device("cpu"))
+    run.begin()
+    return run
+
+
+def steps(loop: Any, count: int) -> Callable[[], object]:
+    return lambda: [loop.take_step() for _ in range(count)]
+
+
+STILL = {"controller": {"kind": "none"}}
+
+
+# -- throughput
+
+
+def throughput() -> tuple[list[Figure], float]:
+    """Also returns the CPU seconds of one step of planaria's loop."""
+    bare, still = bare_loop(), planaria_loop(policy=STILL)
+    bare.take_step(), still.take_step()
+    assert still.blueprint == bare.model.blueprint, "both loops train the same model"
+    alternate({"bare": steps(bare, WARM_STEPS), "still": steps(still, WARM_STEPS)}, 1)
+    seconds = alternate({"bare": steps(bare, BLOCK_STEPS), "still": steps(still, BLOCK_STEPS)}, BLOCKS)
+    step = statistics.median(seconds["still"]) / BLOCK_STEPS
+    return [
+        Figure(
+            "throughput, controller off / bare loop",
+            median_ratio(seconds["bare"], seconds["still"]),
+            "x",
+            at_least=0.90,
+        ),
+        Figure("a training step of the bare loop", statistics.median(seconds["bare"]) / BLOCK_STEPS * 1e3, "ms CPU"),
+        Figure("a training step of planaria", step * 1e3, "ms CPU"),
+    ], step
+
+
+# -- the whole of the demo's stream, with decisions
+
+
+def demo_run() -> tuple[list[Figure], list[dict[str, Any]], Any]:
+    """The demo's 48,000 rows with the default policy: what every decision cost, and all of them together."""
+    import yaml
+
+    text = (Path(__file__).parents[1] / "jobs" / "fashion_shift.yaml").read_text()
+    run = planaria_loop(stream=yaml.safe_load(text)["stream"])
+    cost: list[float] = []
+    decided: dict[int, dict[str, Any]] = {}
+    while True:
+        before, began = run.totals.decisions, time.process_time()
+        if run.take_step() is None:
+            break
+        cost.append(time.process_time() - began)
+        if run.totals.decisions > before:
+            row = run.records.rows("decisions")[-1]
+            tried = len(json.loads(row["candidates"]))
+            decided[len(cost) - 1] = {"trigger": row["trigger"], "chosen": row["chosen"], "candidates": tried}
+    ordinary = statistics.median(seconds for at, seconds in enumerate(cost) if at not in decided)
+    for at, decision in decided.items():
+        nearby = [seconds for near, seconds in enumerate(cost) if abs(near - at) <= 10 and near not in decided]
+        decision["sample"] = (at + 1) * BATCH
+        decision["steps"] = (cost[at] - statistics.median(nearby)) / statistics.median(nearby)
+        decision["seconds"] = cost[at] - statistics.median(nearby)
+    decisions = list(decided.values())
+    share = sum(decision["seconds"] for decision in decisions) / sum(cost)
+    by_size = [decision["steps"] for decision in decisions]
+    return (
+        [
+            Figure("a decision, median", statistics.median(by_size), "steps", at_most=150),
+            Figure("a decision, the dearest", max(by_size), "steps", at_most=150),
+            Figure("all decisions / the run's time (demo stream, 48,000 rows)", 100 * share, "%", at_most=15),
+            Figure("decisions made", len(decisions), ""),
+            Figure("an ordinary step of that run", ordinary * 1e3, "ms CPU"),
+        ],
+        decisions,
+        run,
+    )
+
+
+# -- surgery
+
+
+def surgery(step: float) -> list[Figure]:
+    """Grow and shrink by one head on copies of a trained model, with the optimizer's moments and the refit."""
+    from planaria.learn import replace_parameter
+    from planaria.morph import operate
+
+    figures = []
+    edits: Sequence[tuple[str, tuple[int, ...], Edit]] = (
+        ("grow a head (2 to 3)", (2, 2), GrowHeads(0, 1)),
+        ("grow 4 heads (2 to 6)", (2, 2), GrowHeads(0, 4)),
+        ("shrink a head with refit (2 to 1)", (2, 2), ShrinkHeads(0, (1,))),
+        ("shrink a head with refit (6 to 5)", (6, 6), ShrinkHeads(0, (2,))),
+    )
+    for name, heads, edit in edits:
+        run = planaria_loop(policy={"heads": {"start": heads[0]}, **STILL})
+        steps(run, 6)()
+        rows = run.stream.read(run.row - 4 * BATCH, 4 * BATCH)
+        calibration = {"image": torch.from_numpy(rows.select(slice(None))["image"])}
+        seconds = []
+        for _ in range(EDIT_ROUNDS):
+            model, optimizer = copy.deepcopy((run.model, run.optimizer))
+            follow = partial(replace_parameter, optimizer)
+            seconds.append(cpu_seconds(partial(operate, model, edit, seed=1, follow=follow, calibration=calibration)))
+        figures.append(Figure(name, statistics.median(seconds) / step, "steps", at_most=2))
+    return figures
+
+
+# -- detection and recording
+
+
+class Witness:
+    """Stands before a monitor and keeps the reports it is given."""
+
+    def __init__(self, monitor: Any) -> None:
+        self.monitor = monitor
+        self.reports: list[Any] = []
+
+    def update(self, report: Any) -> Any:
+        self.reports.append(report)
+        return self.monitor.update(report)
+
+
+def watching(step: float) -> list[Figure]:
+    """CPU of the parts that watch and record, replayed alone on the reports of a real run, per step of it."""
+    from planaria.detect import ShiftMonitor
+    from planaria.record.tables import Records
+    from planaria.train.folder import RunFolder
+    from planaria.train.keeper import GLANCE_EVERY_S, Keeper
+
+    count = 150
+    run = planaria_loop(policy=STILL)
+    witness = Witness(run.monitor)
+    run.monitor = witness
+    steps(run, count)()
+    run.monitor = witness.monitor
+    monitor = ShiftMonitor(run.job.policy.detector, run.task)
+    for report in witness.reports[:WARM_STEPS]:
+        monitor.update(report)
+    steady = witness.reports[WARM_STEPS:]
+    detect = cpu_seconds(lambda: [monitor.update(report) for report in steady]) / len(steady)
+    features = [run.stream.read(report.start, BATCH).select(slice(None)) for report in witness.reports[-30:]]
+    sketch = cpu_seconds(lambda: [run.sketch(rows) for rows in features]) / len(features)
+    pulse = cpu_seconds(lambda: [run.controller.observe(report, BATCH) for report in steady]) / len(steady)
+
+    interval = dict(run.records.rows("steps")[-1])
+    records = Records(1_000, 4_000)
+    rows = [{**interval, "samples": 1_000 * (at + 1)} for at in range(500)]
+    record = cpu_seconds(lambda: [records.add_interval(row) for row in rows]) / 500 * BATCH / 1_000
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch))
+        folder.make()
+        keeper = Keeper(run, folder, lambda number, state: None)
+        keeper.start()
+        glance = cpu_seconds(lambda: [keeper.glance("running") for _ in range(50)]) / 50
+        save = statistics.median(cpu_seconds(lambda: keeper.save("running")) for _ in range(5))
+    # Both go by the clock, so their share of a step is their share of the time.
+    glance_share, save_share = glance / GLANCE_EVERY_S, save / run.job.storage.checkpoint_every_s
+    share = (detect + sketch + pulse + record) / step + glance_share
+    return [
+        Figure("detection and recording / a step", 100 * share, "%", at_most=5),
+        Figure("  detector (loss, inputs, pairs)", 100 * detect / step, "% of a step"),
+        Figure("  sketch of the inputs", 100 * sketch / step, "% of a step"),
+        Figure("  controller's running averages", 100 * pulse / step, "% of a step"),
+        Figure("  table of intervals", 100 * record / step, "% of a step"),
+        Figure("  live.json, once a second", 100 * glance_share, "% of the time"),
+        Figure("a checkpoint every 15 s (beside the above)", 100 * save_share, "% of the time"),
+    ]
+
+
+# -- peak memory, each loop in a process of its own
+
+
+def peak_bytes(which: str) -> int:
+    command = [sys.executable, "-m", "benchmarks.speed", "--peak", which]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+def run_for_peak(which: str) -> int:
+    loop = bare_loop() if which == "bare" else planaria_loop(policy=STILL if which == "still" else {})
+    steps(loop, MEMORY_STEPS)()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory() -> list[Figure]:
+    peaks = {which: peak_bytes(which) for which in ("bare", "still", "edits")}
+    return [
+        Figure("peak memory, controller off / bare loop", peaks["still"] / peaks["bare"], "x", at_most=1.3),
+        Figure("peak memory, with decisions / bare loop", peaks["edits"] / peaks["bare"], "x", at_most=1.3),
+        *(Figure(f"peak memory, {which}", peak / 2**20, "MiB") for which, peak in peaks.items()),
+    ]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--peak", choices=("bare", "still", "edits"), help=argparse.SUPPRESS)
+    chosen = arguments.parse_args()
+    torch.set_num_threads(1)
+    if chosen.peak:
+        print(run_for_peak(chosen.peak))
+        return
+    figures, step = throughput()
+    figures += surgery(step) + watching(step)
+    of_decisions, decisions, _ = demo_run()
+    figures += of_decisions + memory()
+    show("planaria's loop: Fashion-MNIST, 2 x 2 heads, width 64, batch 128 + 128 replayed, 1 thread", figures)
+    print(write("speed", {"figures": as_rows(figures), "decisions": decisions}))
+
+
+if __name__ == "__main__":
+    main()
