@@ -20,7 +20,7 @@ class Heads(Settings):
     """No layer goes below."""
     max: int = Field(6, ge=1)
     """No layer goes above."""
-    cooldown_samples: int = Field(3_000, ge=0)
+    cooldown_samples: int = Field(2_000, ge=0)
     """No second edit before this many samples have been learned from after the first."""
 
     @model_validator(mode="after")
@@ -39,9 +39,9 @@ class Budget(Settings):
     """No edit may take the model above this many parameters."""
     flops_per_sample: int | None = Field(None, ge=1)
     """No edit may take one forward pass above this."""
-    price: float = Field(0.02, ge=0)
+    price: float = Field(0.06, ge=0)
     """Nats per row that a model with every head in use must earn over one with none."""
-    decision_fraction: float = Field(0.15, gt=0, le=1)
+    decision_fraction: float = Field(0.12, gt=0, le=1)
     """Decisions may take at most this share of the run's time (counted in row-passes, so that it is reproducible)."""
 
 
@@ -91,7 +91,7 @@ class Controller(Settings):
 
     kind: Literal["look_ahead", "none"] = "look_ahead"
     """look_ahead edits the model; none leaves it as it starts."""
-    thrift_every_samples: int = Field(6_000, ge=100)
+    thrift_every_samples: int = Field(4_000, ge=100)
     """Between shifts: how often the controller looks for heads that can go."""
     wait_samples: int = Field(768, ge=64)
     """Rows of the new distribution to gather between a shift and its decision."""
@@ -103,8 +103,12 @@ class Controller(Settings):
     """Share of the recent rows on which candidates are scored rather than adapted."""
     memory_weight: float = Field(0.5, ge=0)
     """How much the loss on remembered rows counts beside the loss on recent ones."""
-    capacity_gain: float = Field(0.06, ge=0)
-    """Nats that doubling all heads brings in the long run, which a short look-ahead cannot see."""
+    capacity_gain: float = Field(0.07, ge=0, lt=1)
+    """Share of the present loss that doubling all heads takes away in the long run, which a short look-ahead cannot
+    see."""
+    look_ahead_weight: float = Field(0.2, gt=0, le=1)
+    """How much of what the look-ahead sees after its few steps is left on average until the next decision: losses and
+    gains of a treatment or a removal fade as learning goes on, prices do not."""
     certainty: float = Field(1.0, ge=0)
     """An edit must beat keeping by this many standard errors."""
 

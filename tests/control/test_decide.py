@@ -50,14 +50,14 @@ def test_what_edits_were_found_to_bring_moves_the_choice() -> None:
 
 
 def test_after_a_shift_growth_and_treatments_are_proposed_and_no_removal() -> None:
-    names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, POLICY)]
+    names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, 1.0, POLICY)]
     assert names[:3] == ["keep", "keep, reset", "keep, temper"]
     assert names[3:] == ["grow layer 1 by 1", "grow layer 0 by 1"], "layer 1 pulls harder but has room for one"
     assert not any("shrink" in name for name in names)
 
 
 def test_between_shifts_only_mature_heads_may_go_the_least_important_first() -> None:
-    candidates = propose("thrift", BLUEPRINT, SCORES, POLICY)
+    candidates = propose("thrift", BLUEPRINT, SCORES, 1.0, POLICY)
     removals = [c.edit for c in candidates if c.edit is not None and c.edit["kind"] == "shrink_heads"]
     assert removals[0] == {"kind": "shrink_heads", "layer": 0, "heads": [1]}
     assert {"kind": "shrink_heads", "layer": 1, "heads": [1]} in removals
@@ -68,22 +68,22 @@ def test_no_candidate_leaves_the_limits_on_heads() -> None:
     full = replace(BLUEPRINT, heads=(4, 1))
     scores = Scores([[0.1, 0.2, 0.3, 0.4], [0.1]], [9.0, 1.0], [[True] * 4, [True]])
     for trigger in ("abrupt shift", "thrift"):
-        for candidate in propose(trigger, full, scores, POLICY):
+        for candidate in propose(trigger, full, scores, 1.0, POLICY):
             assert all(1 <= heads <= 4 for heads in candidate.heads), candidate
 
 
 @pytest.mark.parametrize("budget", [Budget(parameters=BLUEPRINT.parameters), Budget(flops_per_sample=1)])
 def test_no_growth_beyond_the_budget(budget: Budget) -> None:
     policy = Policy(heads=HEADS, budget=budget)
-    for candidate in propose("abrupt shift", BLUEPRINT, SCORES, policy):
+    for candidate in propose("abrupt shift", BLUEPRINT, SCORES, 1.0, policy):
         assert candidate.edit is None
-    assert any(c.edit is not None for c in propose("thrift", BLUEPRINT, SCORES, policy)), "shrinking is allowed"
+    assert any(c.edit is not None for c in propose("thrift", BLUEPRINT, SCORES, 1.0, policy)), "shrinking is allowed"
 
 
 def test_the_price_is_that_of_the_live_heads() -> None:
     budget = Budget(price=0.08)
     assert price_of(BLUEPRINT, HEADS, budget) == pytest.approx(0.08 * 5 / 8)
-    for candidate in propose("thrift", BLUEPRINT, SCORES, Policy(heads=HEADS, budget=budget)):
+    for candidate in propose("thrift", BLUEPRINT, SCORES, 1.0, Policy(heads=HEADS, budget=budget)):
         after = BLUEPRINT if candidate.edit is None else edit_from_dict(candidate.edit).apply(BLUEPRINT)
         assert candidate.heads == after.heads
         assert candidate.parameters == after.parameters

@@ -112,8 +112,8 @@ def test_value_is_the_paired_gain_minus_the_extra_price() -> None:
     )
     kept = Trial(np.array([1.0, 2.0], np.float32), np.array([1.0], np.float32))
     better = Trial(np.array([0.9, 1.9], np.float32), np.array([0.8], np.float32))
-    settings = SETTINGS.model_copy(update={"memory_weight": 0.5})
+    settings = SETTINGS.model_copy(update={"memory_weight": 0.5, "look_ahead_weight": 0.5})
     keep, grow = score([KEEP, grown], [kept, better], settings)
     assert keep.value == 0
-    assert grow.value == pytest.approx(0.1 + 0.5 * 0.2 + 0.04 - 0.02, abs=1e-6)
+    assert grow.value == pytest.approx(0.5 * (0.1 + 0.5 * 0.2) + 0.04 - 0.02, abs=1e-6)
     assert grow.standard_error == pytest.approx(0, abs=1e-6)

@@ -264,6 +264,21 @@ def test_a_broken_state_is_one_line_that_names_the_part(
     assert str(caught.value).endswith("resume from an earlier checkpoint")
 
 
+def test_an_alarm_without_the_rows_before_it_is_refused(story: tuple[list[StepReport], list[Shift], str]) -> None:
+    monitor = ShiftMonitor(EVERYTHING, "classification")
+    state: dict[str, Any] = {}
+    for report in story[0]:
+        monitor.update(report)
+        state = monitor.state()
+        if state["phase"] == "identifying":
+            break
+    for key, to, words in (("alarm", None, "alarm is missing"), ("before", [], "before has 0 parts")):
+        with pytest.raises(InputError, match=words):
+            ShiftMonitor(EVERYTHING, "classification").load_state(broken(state, key, to=to))
+    with pytest.raises(InputError, match="no rows from before the alarm"):
+        ShiftMonitor(EVERYTHING, "classification").load_state(broken(state, "before", 0, "count", to=0.0))
+
+
 @pytest.mark.parametrize("state", [{}, {"features": 32}, {"features": True}])
 def test_a_state_of_something_else_is_refused(state: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="detector state"):

@@ -19,14 +19,34 @@ def _store(folder: Path, keep: int = 2) -> CheckpointStore:
 def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
     store = _store(tmp_path)
     store.save(7, PARTS)
-    assert list(store.whole()) == [(7, PARTS)]
+    assert list(store.whole()) == [("step-000000000007", PARTS)]
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     store = _store(tmp_path)
-    for step in (1, 10, 9, 100):
+    for step in (1, 9, 10, 100):
         store.save(step, PARTS)
     assert store.steps() == [100, 10]
+
+
+def test_a_run_that_went_back_behind_a_broken_one_keeps_the_one_it_came_from(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    for step in (1, 9):
+        store.save(step, PARTS)
+    (tmp_path / "checkpoints" / "step-000000000009" / "state.json").unlink()
+    store.save(5, PARTS)
+    assert store.steps() == [5, 1], "step 9 belongs to a future that did not come"
+
+
+def test_saving_a_step_again_leaves_the_earlier_one_whole_until_the_new_one_is(tmp_path: Path) -> None:
+    store = _store(tmp_path, keep=1)
+    store.save(3, PARTS)
+    later = {**PARTS, "state.json": b'{"later": true}'}
+    (tmp_path / "checkpoints" / "step-000000000003-2").mkdir()  # of a process that was killed
+    assert list(store.whole()) == [("step-000000000003", PARTS)]
+    store.save(3, later)
+    assert list(store.whole()) == [("step-000000000003-3", later)]
+    assert store.names() == ["step-000000000003-3"]
 
 
 def test_there_is_nothing_to_restore_at_first(tmp_path: Path) -> None:
@@ -57,7 +77,7 @@ def test_a_broken_newest_falls_back_to_the_one_before_and_says_so(
     else:
         manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
     with caplog.at_level(logging.WARNING):
-        assert next(store.whole()) == (1, PARTS)
+        assert next(store.whole()) == ("step-000000000001", PARTS)
     assert "step-000000000002: broken checkpoint" in caplog.text
 
 

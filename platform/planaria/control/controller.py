@@ -21,6 +21,10 @@ from planaria.signals import Candidate, Decision, Shift, StepReport
 
 FIRST_CREDIT_PASSES = 40_000
 """Row-passes a run may spend on decisions before it has earned them by training."""
+MOST_CANDIDATES = 6
+USUAL_RECENT, USUAL_MEMORY = 1_024, 512
+SCORING_PASSES = 2_000
+"""About what measuring importance and growth costs a decision."""
 
 
 class Bench(Protocol):
@@ -92,13 +96,14 @@ class Controller:
             return None
         if self.pending is not None:
             waited = sample - self.pending.onset_sample >= settings.wait_samples
-            return f"{self.pending.kind} shift" if waited else None
+            return f"{self.pending.kind} shift" if waited and self._can_pay(decisions=1) else None
         if sample < self.next_thrift_sample or self._cooling(sample):
             return None
-        return "thrift"
+        # A shift may come at any time, and goes first: thrift leaves enough for one.
+        return "thrift" if self._can_pay(decisions=2) else None
 
     def decide(self, trigger: str, step: int, sample: int, bench: Bench) -> Decision:
-        """Look ahead and choose. Keeps everything, and says so, where the decision budget is used up."""
+        """Look ahead on every candidate and choose."""
         began = bench.seconds()
         since = self.pending.onset_sample if self.pending is not None else sample - self.pulse.since_shift
         self.pending = None
@@ -107,19 +112,16 @@ class Controller:
         evidence = bench.evidence(max(0, since))
         importance, growth = bench.scores(evidence)
         scores = Scores(importance, growth, [[self._mature(b, sample) for b in layer] for layer in self.births])
-        candidates = propose(trigger, bench.blueprint, scores, self.policy)
+        candidates = propose(trigger, bench.blueprint, scores, self.pulse.loss_fast, self.policy)[:MOST_CANDIDATES]
         if self._cooling(sample):
             candidates = [c for c in candidates if c.edit is None]
         observation = {**self.pulse.observation(), **self._observation(bench.blueprint, scores, sample)}
-        candidates, spent = self._affordable(candidates, evidence)
-        if len(candidates) > 1:
-            trials = bench.trials(candidates, evidence, self.seed * 1_000_003 + step)
-            candidates = score(candidates, trials, self.policy.controller)
-        self.passes_spent += spent
+        trials = bench.trials(candidates, evidence, self.seed * 1_000_003 + step)
+        candidates = score(candidates, trials, self.policy.controller)
+        each = row_passes(self.policy.controller, len(evidence.recent_target), len(evidence.memory_target))
+        self.passes_spent += SCORING_PASSES + len(candidates) * each
         bias = {} if trigger.endswith("shift") else self.ledger.bias(trigger)
         chosen, why = choose(candidates, self.policy.controller.certainty, bias)
-        if len(candidates) == 1 and spent == 0:
-            why = "the decision budget is used up for now, or nothing else is possible"
         return Decision(step, sample, trigger, chosen, tuple(candidates), why, observation, bench.seconds() - began)
 
     def applied(self, decision: Decision) -> None:
@@ -193,13 +195,11 @@ class Controller:
     def _mature(self, born: int, sample: int) -> bool:
         return sample - born >= self.policy.heads.cooldown_samples
 
-    def _affordable(self, candidates: list[Candidate], evidence: Evidence) -> tuple[list[Candidate], int]:
-        """As many candidates as the decision budget pays for, and what they cost; keeping alone costs nothing."""
-        each = row_passes(self.policy.controller, len(evidence.recent_target), len(evidence.memory_target))
-        earned = self.policy.budget.decision_fraction * self.passes_trained
-        left = max(earned, FIRST_CREDIT_PASSES if self.passes_spent == 0 else 0) - self.passes_spent
-        count = min(len(candidates), int(left // each))
-        return (candidates[:count], count * each) if count > 1 else (candidates[:1], 0)
+    def _can_pay(self, decisions: int) -> bool:
+        """Is there decision budget for so many decisions of the usual size?"""
+        each = SCORING_PASSES + MOST_CANDIDATES * row_passes(self.policy.controller, USUAL_RECENT, USUAL_MEMORY)
+        earned = max(FIRST_CREDIT_PASSES, self.policy.budget.decision_fraction * self.passes_trained)
+        return self.passes_spent + decisions * each <= earned
 
     def _observation(self, blueprint: Blueprint, scores: Scores, sample: int) -> dict[str, float]:
         budget = self.policy.budget.decision_fraction * max(1, self.passes_trained)

@@ -87,9 +87,11 @@ def run_trial(
 def score(candidates: Sequence[Candidate], trials: Sequence[Trial], settings: Controller) -> list[Candidate]:
     """Fill in losses, value and standard error; the first candidate is the one that keeps everything.
 
-    value = gain in loss over keeping (memory weighted) + the long-run gain expected of the capacity - its extra price.
+    value = look-ahead weight x gain in loss over keeping (memory weighted)
+            + long-run gain expected of the capacity - its extra price.
     """
     keep, kept = candidates[0], trials[0]
+    lasting = settings.look_ahead_weight
     scored = []
     for candidate, trial in zip(candidates, trials, strict=True):
         gain_R, gain_M = kept.recent_R - trial.recent_R, kept.memory_M - trial.memory_M
@@ -101,8 +103,8 @@ def score(candidates: Sequence[Candidate], trials: Sequence[Trial], settings: Co
                 candidate,
                 loss_recent=float(trial.recent_R.mean()),
                 loss_memory=float(trial.memory_M.mean()) if len(trial.memory_M) else float("nan"),
-                value=gain + candidate.prior - (candidate.price - keep.price),
-                standard_error=float(error),
+                value=lasting * gain + candidate.prior - (candidate.price - keep.price),
+                standard_error=lasting * float(error),
             )
         )
     return scored

@@ -23,8 +23,8 @@ class Scores:
     """Per layer and head: has it had time to integrate? Only mature heads may go."""
 
 
-def propose(trigger: str, blueprint: Blueprint, scores: Scores, policy: Policy) -> list[Candidate]:
-    """Candidates within the limits; the first one keeps everything as it is.
+def propose(trigger: str, blueprint: Blueprint, scores: Scores, loss: float, policy: Policy) -> list[Candidate]:
+    """Candidates within the limits at the present loss; the first one keeps everything as it is.
 
     After a shift: ways to treat optimizer and output layer, and growth. Between shifts: growth, and removal of the
     heads that matter least.
@@ -35,7 +35,7 @@ def propose(trigger: str, blueprint: Blueprint, scores: Scores, policy: Policy) 
     options += [(edit, "keep") for edit in _growth(blueprint, scores, policy.heads)]
     if not shifted:
         options += [(edit, "keep") for edit in _removal(blueprint, scores, policy.heads)]
-    candidates = [_candidate(edit, treatment, blueprint, scores, policy) for edit, treatment in options]
+    candidates = [_candidate(edit, treatment, blueprint, scores, loss, policy) for edit, treatment in options]
     return [
         candidate for candidate in candidates if candidate.edit is None or fits(candidate, blueprint, policy.budget)
     ]
@@ -56,16 +56,16 @@ def fits(candidate: Candidate, blueprint: Blueprint, budget: Budget) -> bool:
     return within_parameters and within_flops
 
 
-def long_run_gain(edit: Edit | None, blueprint: Blueprint, scores: Scores, capacity_gain: float) -> float:
+def long_run_gain(edit: Edit | None, blueprint: Blueprint, scores: Scores, doubling_gain: float) -> float:
     """What the edit's change of capacity is expected to bring once it has been learned with, in nats.
 
-    The loss falls by about `capacity_gain` whenever all heads double (docs/controller.md has the measurement). A head
+    The loss falls by about `doubling_gain` whenever all heads double (docs/controller.md has the measurement). A head
     that goes takes along its share of that, in proportion to its importance within the layer.
     """
     if edit is None:
         return 0.0
     before, after = sum(blueprint.heads), sum(edit.apply(blueprint).heads)
-    gain = capacity_gain * math.log2(after / before)
+    gain = doubling_gain * math.log2(after / before)
     if isinstance(edit, ShrinkHeads):
         importance = scores.importance[edit.layer]
         removed = sum(importance[head] for head in edit.heads) / len(edit.heads)
@@ -94,7 +94,9 @@ def _removal(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:
     return [edit for _, edit in sorted(options, key=lambda option: option[0])[:2]]
 
 
-def _candidate(edit: Edit | None, treatment: str, blueprint: Blueprint, scores: Scores, policy: Policy) -> Candidate:
+def _candidate(
+    edit: Edit | None, treatment: str, blueprint: Blueprint, scores: Scores, loss: float, policy: Policy
+) -> Candidate:
     after = blueprint if edit is None else edit.apply(blueprint)
     action = "keep" if edit is None else edit.describe()
     return Candidate(
@@ -104,7 +106,7 @@ def _candidate(edit: Edit | None, treatment: str, blueprint: Blueprint, scores: 
         heads=after.heads,
         parameters=after.parameters,
         price=price_of(after, policy.heads, policy.budget),
-        prior=long_run_gain(edit, blueprint, scores, policy.controller.capacity_gain),
+        prior=long_run_gain(edit, blueprint, scores, policy.controller.capacity_gain * loss),
     )
 
 

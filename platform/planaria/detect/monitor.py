@@ -308,6 +308,8 @@ class ShiftMonitor:
             channel.load_state(saved.part("channels").part(channel.name))
         if self._phase == "identifying" and self._alarm is None:
             raise saved.mistake("alarm", "is missing while one is being identified")
+        if self._phase == "identifying" and min(before.count for before in self._before) < 2:
+            raise saved.mistake("before", "has no rows from before the alarm")
         if self._phase != "settling" and self._concept not in self._library:
             raise saved.mistake("concept", "is not in the library")
 

@@ -135,13 +135,12 @@ def costs(run: Run) -> list[tuple[str, str, str]]:
     share = _share(decision, wall)
     flops, lost, repeated = get("flops_per_sample_mean"), get("rows_lost"), get("rows_repeated")
     largest = _largest(run, "flops_per_sample")
+    saving = _saving(flops, largest, "the largest so far") if known(flops) and largest else ""
     shown = [
         ("wall time", duration(wall), "") if known(wall) else None,
         ("throughput", f"{short_number(speed)} samples/s", _workers(get("workers"))) if known(speed) else None,
         ("time in decisions", duration(decision), share),
-        ("FLOPs a row, mean", short_number(flops), _saving(flops, largest, "the largest so far"))
-        if known(flops) and largest
-        else None,
+        ("FLOPs a row, mean", short_number(flops), saving) if known(flops) else None,
         ("restarts", str(get("restarts")), "after lost workers or resumes") if known(get("restarts")) else None,
         ("rows lost", thousands(lost), "") if known(lost) else None,
         ("rows repeated", thousands(repeated), "") if known(repeated) else None,
@@ -182,7 +181,8 @@ def _lead_edits(run: Run) -> Iterator[str]:
         yield f"The model kept its {plus(first)} heads{kept}."
         return
     path = f"heads per layer went from {plus(first)} to {plus(last)}"
-    yield f"The model was edited {'once' if edits.total == 1 else f'{edits.total} times'} ({_edit_words(edits)}): {path}."
+    often = "once" if edits.total == 1 else f"{edits.total} times"
+    yield f"The model was edited {often} ({_edit_words(edits)}): {path}."
 
 
 def _lead_score(run: Run) -> Iterator[str]:

@@ -80,14 +80,11 @@ class CheckpointStore:
             try:
                 yield name, self.read(name)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                logger.warning(
-                    "%s/%s: broken checkpoint (%s); using the one before", self.folder, name, _reason(error)
-                )
+                logger.warning("%s/%s: broken checkpoint (%s); using the one before", self.folder, name, _reason(error))
 
-    def unfinished(self, name: str) -> bool:
-        """Whether its manifest is missing: the process that wrote it was killed."""
-        found = self.filesystem.get_file_info(f"{self.root}/{name}/{_MANIFEST}")
-        return bool(found.type == pafs.FileType.NotFound)
+    def begun(self) -> list[str]:
+        """All but an unfinished first one: a run that was killed while it wrote that has lost nothing."""
+        return [name for name in self.names() if step_of(name) or not self._unfinished(name)]
 
     def read(self, name: str) -> dict[str, bytes]:
         """The parts of one checkpoint. Raises OSError, ValueError, KeyError or TypeError where it is not whole."""
@@ -103,6 +100,10 @@ class CheckpointStore:
             if hashlib.sha256(parts[part]).hexdigest() != about["sha256"]:
                 raise ValueError(f"'{part}' is damaged")
         return parts
+
+    def _unfinished(self, name: str) -> bool:
+        found = self.filesystem.get_file_info(f"{self.root}/{name}/{_MANIFEST}")
+        return bool(found.type == pafs.FileType.NotFound)
 
     def _free_name(self, step: int) -> str:
         """A name that no checkpoint has: one that exists is never touched, so that a kill cannot harm it."""

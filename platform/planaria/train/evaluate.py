@@ -63,10 +63,9 @@ class Evaluator:
             self.best[context] = min(error, self.best.get(context, error))
         return found
 
-    def forgetting(self, final: Mapping[int, tuple[float, float]]) -> float:
-        """Mean rise of the error since each context's best, in the error's unit (Chaudhry et al. 2018)."""
-        rises = [error - self.best[context] for context, (error, _) in final.items() if context in self.best]
-        return float(np.mean(rises)) if rises else 0.0
+    def forgetting(self, final: Mapping[int, tuple[float, float]]) -> dict[int, float]:
+        """Rise of each context's error since its best, in the error's unit (Chaudhry et al. 2018)."""
+        return {context: error - self.best[context] for context, (error, _) in final.items() if context in self.best}
 
     def _held_out(self, context: int) -> tuple[Features, npt.NDArray[Any]] | None:
         rows = self.stream.held_out(context, self.settings.rows_per_context)

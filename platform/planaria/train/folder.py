@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from planaria.errors import InputError, RunError
+
+_LEAST_ROOM_BYTES = 1 << 20
+"""A folder with less room than this could not hold a first checkpoint and the record."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +54,46 @@ class RunFolder:
         """The newest model, as serving loads it."""
         return self.path / "model"
 
-    def make(self) -> None:
-        """Raises InputError where the folder cannot be made or written to."""
+    def make(self) -> bool:
+        """True where the folder was not there before. Raises InputError where it cannot be made or written to."""
+        new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
-            probe.write_text("")
-            probe.unlink()
+            try:
+                probe.write_bytes(b"\0" * _LEAST_ROOM_BYTES)
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
-                f"{self.path}: cannot write here ({error.strerror}); choose another one with --out or mend its rights"
+                f"{self.path}: cannot write here ({error.strerror}); choose another folder with --out, or mend its "
+                "rights or free some space"
             ) from None
+        return new
+
+    def remove_if_unused(self) -> None:
+        """Where nothing was started in it."""
+        with contextlib.suppress(OSError):
+            if all(path.suffix == ".lock" for path in self.path.iterdir()):
+                for path in self.path.iterdir():
+                    path.unlink()
+                self.path.rmdir()
+
+    @contextlib.contextmanager
+    def held(self, by: str, wait_s: float = 0.0) -> Iterator[None]:
+        """Only one process at a time drives the run, and only one writes it; a killed one's hold ends with it.
+
+        Raises InputError where another one still is after `wait_s`.
+        """
+        until = time.monotonic() + wait_s
+        with (self.path / f".{by}.lock").open("a") as lock:
+            while not _locked(lock.fileno()):
+                if time.monotonic() >= until:
+                    raise InputError(
+                        f"{self.path}: another process runs this; wait for it, or `planaria stop {self.path}` first"
+                    )
+                time.sleep(0.1)
+            yield
 
     def write_json(self, path: Path, values: dict[str, Any]) -> None:
         self.write_text(path, json.dumps(values, indent=1))
@@ -82,3 +119,12 @@ class RunFolder:
 
     def count_starts(self) -> int:
         return len(self.starts.read_text().splitlines()) if self.starts.exists() else 0
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # A filesystem that knows no locks cannot help here; one that does says EWOULDBLOCK.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from planaria.errors import InputError
+
 T = TypeVar("T")
 
 _EXACT_UP_TO_WORKERS = 8
@@ -73,6 +75,13 @@ class TorchGroup:
         dist.all_gather_object(boxes, mine)
         done = {at: value for box in boxes for at, value in box.items()}
         return [done[at] for at in range(count)]
+
+
+def agree(group: Group, problem: str | None) -> None:
+    """Raises InputError on every worker where any of them has a problem: none is left waiting for the others."""
+    found = [one for one in group.spread(group.size, lambda at: problem) if one is not None]
+    if found:
+        raise InputError(found[0])
 
 
 def tree_sum(parts: Sequence[Tensor]) -> Tensor:

@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from safetensors import SafetensorError
+
 from planaria.errors import InputError, RunError
 from planaria.model import save_model
 from planaria.train.checkpoint import CheckpointStore, step_of
 from planaria.train.folder import RunFolder
+from planaria.train.group import agree
 from planaria.train.lifelong import Lifelong
 
 logger = logging.getLogger(__name__)
@@ -61,7 +64,6 @@ class Keeper:
             self.summarise(self.run.summary("running"))
         else:
             self.save("running")
-        self.publish(self.run.step, self.run.controller.state())
 
     def wants(self) -> tuple[bool, bool]:
         """(stop, report): what rank 0 asks all workers to agree on in the next step."""
@@ -86,7 +88,7 @@ class Keeper:
         now = time.monotonic()
         if reported:
             self._reported = now
-        if self.run.controller.decisions != self._published:
+        if reported or self.run.controller.decisions != self._published:
             self._published = self.run.controller.decisions
             self.publish(self.run.step, self.run.controller.state())
         if now - self._saved >= self.checkpoint_every_s:
@@ -100,12 +102,13 @@ class Keeper:
             self.failure, self.stopping = self._in_words(error), True
             logger.warning("%s", self.failure)
 
-    def _in_words(self, error: RunError | OSError) -> str:
+    def _in_words(self, error: Exception) -> str:
         if isinstance(error, RunError):
             return str(error)
+        reason = getattr(error, "strerror", None) or error
         return (
-            f"{error.filename or self.folder.path}: cannot be written ({error.strerror or error}); free some space or "
-            f"mend the folder's rights, then `planaria resume {self.folder.path}`"
+            f"{self.folder.path}: cannot be written ({reason}); free some space or mend the folder's rights, then "
+            f"`planaria resume {self.folder.path}`"
         )
 
     def save(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
@@ -138,7 +141,7 @@ class Keeper:
             save_model(self.run.model, self.folder.served, self.run.encoding())
             self.save(status, summary)
             self.glance(status)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise RunError(self._in_words(error)) from None
         return self.folder.read_json(self.folder.summary)
 
@@ -197,7 +200,7 @@ def restore(run: Lifelong, store: CheckpointStore) -> Restored:
             run.load_state(store.read(name))
         except (OSError, ValueError, KeyError, TypeError, InputError) as error:
             failed = f"{store.folder}/{name}: cannot be read on every worker ({error}); let all nodes see this folder"
-    run.group.agree(failed)
+    agree(run.group, failed)
     return Restored(None if name is None else step_of(name), problem)
 
 
@@ -216,6 +219,5 @@ def _newest(run: Lifelong, store: CheckpointStore) -> tuple[str | None, str | No
         if newer and problem is None:
             problem = f"{newer[0]} is damaged"
         return name, f"{problem}; went on from {name}" if newer else None
-    # A run that was killed while it wrote its very first checkpoint has lost nothing: it begins again.
-    damaged = [name for name in passed_over if not (step_of(name) == 0 and store.unfinished(name))]
+    damaged = store.begun()
     return None, problem or (f"{damaged[0]} is damaged" if damaged else None)

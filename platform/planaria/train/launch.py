@@ -10,24 +10,28 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from planaria.errors import InputError, RunError
 from planaria.job import Job, dump_job, load_job
 from planaria.record import MlflowRecorder, check_tracking_uri, write_report
 from planaria.stream import open_stream
+from planaria.train.checkpoint import CheckpointStore
 from planaria.train.folder import RunFolder
 from planaria.train.result import RunResult
 from planaria.train.worker import ray_worker, run_here
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Progress = Callable[[dict[str, Any]], None]
 
 _POLL_S = 1.0
@@ -62,16 +66,14 @@ def run(
         job = job.model_copy(update={"scale": scale})
     path = Path(out) if out is not None else _new_folder(job)
     folder = RunFolder(path.resolve())
-    if folder.job.exists():
-        raise InputError(
-            f"{folder.path}: holds a run already; choose another folder, or `planaria resume {folder.path}`"
-        )
+    _check_unused(folder)
     base = Path.cwd()
-    _check(job, base)
-    folder.make()
-    folder.write_text(folder.job, dump_job(job))
-    folder.write_json(folder.path / "place.json", {"base": str(base)})
-    return _go(job, folder, base, address, progress)
+    _check(job, base, address)
+    with _driving(folder), _cluster(job, address):
+        _check_unused(folder)
+        folder.write_text(folder.job, dump_job(job))
+        folder.write_json(folder.path / "place.json", {"base": str(base)})
+        return _go(job, folder, base, progress)
 
 
 def resume(folder: str | Path, *, address: str | None = None, progress: Progress | None = None) -> RunResult:
@@ -84,12 +86,14 @@ def resume(folder: str | Path, *, address: str | None = None, progress: Progress
     job = load_job(place.job)
     base = Path(place.read_json(place.path / "place.json").get("base", Path.cwd()))
     base = base if base.is_dir() else Path.cwd()
-    place.stop_mark.unlink(missing_ok=True)
-    if place.read_json(place.summary).get("status") == "done":
-        return _record_only(job, place)
-    _check(job, base)
-    place.make()
-    return _go(job, place, base, address, progress)
+    with _driving(place):
+        if place.read_json(place.summary).get("status") == "done":
+            return _record_only(job, place)
+        _check(job, base, address)
+        _check_checkpoints(job, place)
+        with _cluster(job, address):
+            place.stop_mark.unlink(missing_ok=True)
+            return _go(job, place, base, progress)
 
 
 def _new_folder(job: Job) -> Path:
@@ -102,37 +106,73 @@ def _new_folder(job: Job) -> Path:
     return first
 
 
-def _check(job: Job, base: Path) -> None:
+def _check(job: Job, base: Path, address: str | None) -> None:
     """Everything that can be known to fail is found here, before anything is started."""
+    if job.scale.bounds[1] and not (address or os.environ.get("RAY_ADDRESS") or _in_cluster()):
+        _check_cpus(job, os.cpu_count() or 1)
     stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
-    if not job.stream.follow and not len(stream.read(0, job.batch_rows)):
-        raise InputError("stream: no rows; give a path with data in it")
+    if not job.stream.follow:
+        try:
+            first = stream.read(0, job.batch_rows)
+        except RunError as error:
+            raise InputError(str(error)) from None
+        if not len(first):
+            raise InputError("stream: no rows; give a path with data in it")
     if job.record.tracking_uri is not None:
         check_tracking_uri(job.record.tracking_uri)
 
 
-def _go(job: Job, folder: RunFolder, base: Path, address: str | None, progress: Progress | None) -> RunResult:
+def _check_unused(folder: RunFolder) -> None:
+    if folder.job.exists():
+        raise InputError(
+            f"{folder.path}: holds a run already; choose another folder, or `planaria resume {folder.path}`"
+        )
+
+
+def _check_checkpoints(job: Job, folder: RunFolder) -> None:
+    """That one of them is whole; those that are not are named in the log."""
+    store = CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints)
+    if next(store.whole(), None) is None and store.begun():
+        raise InputError(
+            f"{folder.checkpoints}: no usable checkpoint (all of them are damaged); start the job again in a new folder"
+        )
+
+
+@contextlib.contextmanager
+def _driving(folder: RunFolder) -> Iterator[None]:
+    """No two processes drive one run. A new folder that nothing was started in is not left behind."""
+    new = folder.make()
+    try:
+        with folder.held("driver"):
+            yield
+    finally:
+        if new:
+            folder.remove_if_unused()
+
+
+def _go(job: Job, folder: RunFolder, base: Path, progress: Progress | None) -> RunResult:
     began = time.monotonic()
     recorder = MlflowRecorder(job.record.tracking_uri, job.record.experiment, folder.path)
     with _watched(job, folder, recorder, progress), _clean_stop(folder):
         try:
-            if job.scale.bounds[1] == 0:
-                outcome = run_here(job, folder, base)
-            else:
-                outcome = _run_on_ray(job, folder, base, address)
+            outcome = run_here(job, folder, base) if job.scale.bounds[1] == 0 else _run_on_ray(job, folder, base)
         except (InputError, RunError) as error:
             outcome = {"status": "failed", "reason": str(error)}
     if outcome.get("status") == "failed":
-        summary = {**folder.read_json(folder.summary), "status": "failed", "reason": outcome["reason"]}
-        if folder.summary.exists():
-            folder.write_json(folder.summary, summary)
-            _close_record(job, folder, recorder)
+        _keep_what_there_is(job, folder, recorder, str(outcome["reason"]))
         raise RunError(f"{outcome['reason']} (kept in {folder.path})")
     summary = folder.read_json(folder.summary)
     folder.write_json(
         folder.summary, {**summary, "total_seconds": summary.get("total_seconds", 0.0) + time.monotonic() - began}
     )
     return _close_record(job, folder, recorder)
+
+
+def _keep_what_there_is(job: Job, folder: RunFolder, recorder: MlflowRecorder, reason: str) -> None:
+    """Summary, report and record of a failed run. Where there is no room for them, the reason is what counts."""
+    with contextlib.suppress(InputError, RunError, OSError):
+        folder.write_json(folder.summary, {**folder.read_json(folder.summary), "status": "failed", "reason": reason})
+        _close_record(job, folder, recorder)
 
 
 def _record_only(job: Job, folder: RunFolder) -> RunResult:
@@ -207,67 +247,96 @@ def _clean_stop(folder: RunFolder) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run_on_ray(job: Job, folder: RunFolder, base: Path, address: str | None) -> dict[str, Any]:
+def _run_on_ray(job: Job, folder: RunFolder, base: Path) -> dict[str, Any]:
     """One long Ray Train fit: Ray restarts the workers after a fault, and they go on from the newest checkpoint."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
-    import ray
     import ray.train
     import ray.train.torch
 
     from planaria.control.actor import start_actor
 
-    with _ray_cluster(job, address):
-        low, high = job.scale.bounds
-        gpus = _use_gpus(job)
-        config = {
-            "job": job.model_dump_json(),
-            "folder": str(folder.path),
-            "base": str(base),
-            "actor": start_actor(folder.path.name),
-        }
-        # Ray 2.60 publishes the types of its first Train version, which the second has outgrown.
-        trainer = ray.train.torch.TorchTrainer(
-            ray_worker,  # type: ignore[arg-type]
-            train_loop_config=config,
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=high if low == high else (low, high),  # type: ignore[arg-type]
-                use_gpu=gpus,
-                resources_per_worker={"CPU": job.scale.cpus_per_worker, **({"GPU": 1} if gpus else {})},
-            ),
-            torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_TORCH_TIMEOUT_S),
-            run_config=ray.train.RunConfig(
-                # A name of its own for every start: planaria's checkpoints decide where a run goes on, not Ray's.
-                name=f"{folder.path.name}-{folder.count_starts()}-{os.getpid()}",
-                storage_path=str(folder.path / "ray"),
-                failure_config=ray.train.FailureConfig(max_failures=job.scale.max_failures),
-            ),
-        )
-        try:
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[-1]
-            raise RunError(
-                f"the workers failed more than scale.max_failures={job.scale.max_failures} times ({reason})"
-            ) from None
-        outcome = result.return_value  # type: ignore[attr-defined]
+    low, high = job.scale.bounds
+    gpus = _use_gpus(job)
+    config = {
+        "job": job.model_dump_json(),
+        "folder": str(folder.path),
+        "base": str(base),
+        "actor": start_actor(folder.path.name),
+    }
+    # Ray 2.60 publishes the types of its first Train version, which the second has outgrown.
+    trainer = ray.train.torch.TorchTrainer(
+        ray_worker,  # type: ignore[arg-type]
+        train_loop_config=config,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=high if low == high else (low, high),  # type: ignore[arg-type]
+            use_gpu=gpus,
+            resources_per_worker={"CPU": job.scale.cpus_per_worker, **({"GPU": 1} if gpus else {})},
+        ),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_TORCH_TIMEOUT_S),
+        run_config=ray.train.RunConfig(
+            # A name of its own for every start: planaria's checkpoints decide where a run goes on, not Ray's.
+            name=f"{folder.path.name}-{folder.count_starts()}-{os.getpid()}",
+            storage_path=str(folder.path / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=job.scale.max_failures),
+        ),
+    )
+    try:
+        result = _beside_main_thread(trainer.fit)
+    except ray.train.TrainingFailedError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1]
+        raise RunError(
+            f"the workers failed more than scale.max_failures={job.scale.max_failures} times ({reason})"
+        ) from None
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"ray: the cluster was lost ({reason}); go on with `planaria resume {folder.path}`") from None
+    outcome = result.return_value  # type: ignore[attr-defined]
     return (
         outcome if isinstance(outcome, dict) else {"status": "failed", "reason": "the workers ended without an answer"}
     )
 
 
-@contextlib.contextmanager
-def _ray_cluster(job: Job, address: str | None) -> Iterator[None]:
-    """Join the cluster at `address` (or the one that this process has joined), or start a local one for this run."""
-    import ray
+def _beside_main_thread(work: Callable[[], T]) -> T:
+    """Ray Train takes Ctrl-C for itself where it runs in the main thread, and would drop what a clean stop keeps."""
+    box: Future[T] = Future()
 
-    if ray.is_initialized():
-        _check_resources(job)
+    def fill() -> None:
+        try:
+            box.set_result(work())
+        except BaseException as error:
+            box.set_exception(error)
+
+    threading.Thread(target=fill, name="planaria-fit", daemon=True).start()
+    return box.result()
+
+
+@contextlib.contextmanager
+def _cluster(job: Job, address: str | None) -> Iterator[None]:
+    """What the job's workers run on; nothing where it has none. Raises InputError before anything of the run is made.
+
+    Joins the cluster at `address` (or the one that this process has joined), or starts a local one for this run.
+    """
+    if job.scale.bounds[1] == 0:
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
+    import ray
+
+    joined_before = ray.is_initialized()
+    try:
+        if not joined_before:
+            _join(address or os.environ.get("RAY_ADDRESS") or None)
+        _check_resources(job)
+        yield
+    finally:
+        if not joined_before:
+            ray.shutdown()
+
+
+def _join(address: str | None) -> None:
+    import ray
+
     try:
         if address is None:
-            _check_cpus(job, os.cpu_count() or 1)
             ray.init(
                 address="local",
                 num_cpus=os.cpu_count(),
@@ -283,12 +352,11 @@ def _ray_cluster(job: Job, address: str | None) -> Iterator[None]:
         raise InputError(
             f"ray: cannot start or join a cluster at {where} ({line}); `planaria doctor` says what to mend"
         ) from None
-    try:
-        if address is not None:
-            _check_resources(job)
-        yield
-    finally:
-        ray.shutdown()
+
+
+def _in_cluster() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _check_cpus(job: Job, cpus: float) -> None:
@@ -305,6 +373,7 @@ def _check_resources(job: Job) -> None:
 
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     _check_cpus(job, float(resources.get("CPU", 0)))
+    _use_gpus(job)
 
 
 def _use_gpus(job: Job) -> bool:

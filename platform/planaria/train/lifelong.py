@@ -54,6 +54,7 @@ RECENT_ROWS = 1_024
 MEMORY_ROWS = 512
 """Remembered rows a decision may look at."""
 CALIBRATION_ROWS = 512
+SCORING_ROWS = 256
 TEMPER = 0.3
 """Output layers are scaled by this when tempered (measured in docs/controller.md)."""
 SKETCH_FEATURES = 32
@@ -133,6 +134,8 @@ class Lifelong:
         self.parameters: list[nn.Parameter]
         self.stop_waiting: Callable[[], bool] = lambda: False
         """Asked by rank 0 while it waits for new files."""
+        self.between_steps = True
+        """Whether the state is one that a run can go on from; not so within a step."""
         self._calibration: Mapping[str, Tensor] | None = None
 
     # -- the life of a run
@@ -176,6 +179,7 @@ class Lifelong:
             raise RunError(
                 f"stream: row {rows.start} came where row {self.row} was due; the source was changed meanwhile"
             )
+        self.between_steps = False
         if self.task == "classification" and len(self.stream.labels) > self.blueprint.outputs:
             self._edit(GrowOutputs(len(self.stream.labels)), "new label", "the stream brought a label not seen before")
         left_context = self.evaluator.take(rows)
@@ -186,6 +190,7 @@ class Lifelong:
         self._account(rows, seen, time.perf_counter() - began)
         self._control(seen)
         self.totals.wall_seconds += time.perf_counter() - began
+        self.between_steps = True
         return tick
 
     def finish(self) -> dict[int, tuple[float, float]]:
@@ -211,13 +216,24 @@ class Lifelong:
         if not self.job.stream.follow:
             return self.stream.read(self.row, count)
         while True:
-            known = min(count, self.stream.available(self.row)) if self.group.rank == 0 else 0
-            known, stop = self.group.share((known, stop or self.stop_waiting()))
+            known, stop, problem = self.group.share(self._look(count, stop))
+            if problem is not None:
+                raise RunError(problem)
             if known == count:
                 return self.stream.read(self.row, count)
             if stop:
                 return None
             time.sleep(self.job.stream.follow_poll_s)
+
+    def _look(self, count: int, stop: bool) -> tuple[int, bool, str | None]:
+        """On rank 0: how many of `count` rows have arrived, whether to stop, and what is wrong with the files."""
+        if self.group.rank != 0:
+            return 0, stop, None
+        try:
+            known = min(count, self.stream.available(self.row))
+        except RunError as error:
+            return 0, stop, str(error)
+        return known, stop or (known < count and self.stop_waiting()), None
 
     def _learn(self, rows: Rows, stop: bool, report: bool) -> tuple[StepReport, Tick]:
         """Forward, backward, one collective, one optimizer step."""
@@ -227,7 +243,8 @@ class Lifelong:
         alone = self.group.size == 1 and self.shards == 1
         parts: list[Tensor] = []
         for shard in own_shards(self.group.rank, self.group.size, self.shards):
-            self.optimizer.zero_grad(set_to_none=True)
+            for parameter in self.parameters:
+                parameter.grad = None
             statistics = self._shard(shard, rows, replay)
             if self.group.rank == 0 and not parts:
                 statistics[-2], statistics[-1] = float(stop), float(report)
@@ -235,7 +252,7 @@ class Lifelong:
         vector = self.group.sum(tree_sum(parts))
         if not alone:
             self._take_gradients(vector)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.job.policy.learner.clip_norm, foreach=True)
+        norm = self._clip()
         seen, wishes = self._unpack(vector, rows)
         if not (np.isfinite(seen.loss_B).all() and bool(torch.isfinite(norm))):
             raise RunError(
@@ -246,6 +263,15 @@ class Lifelong:
         if self.task == "regression":
             self.model.output.observe(self._target(rows.target))
         return seen, Tick(stopped=bool(wishes[0]), report=bool(wishes[1]))
+
+    def _clip(self) -> Tensor:
+        """Scale the gradients down where they are too long; returns their length. As `clip_grad_norm_`, which also
+        multiplies by 1 where they are not."""
+        longest = self.job.policy.learner.clip_norm
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+        if not float(norm) <= longest - 1e-6:
+            nn.utils.clip_grads_with_norm_(self.parameters, longest, norm, foreach=True)
+        return norm
 
     def _shard(self, shard: int, rows: Rows, replay: npt.NDArray[np.int64]) -> Tensor:
         """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads."""
@@ -410,8 +436,9 @@ class Lifelong:
         return evidence
 
     def scores(self, evidence: Evidence) -> tuple[list[list[float]], list[float]]:
-        features = {n: torch.cat((v[:256], evidence.memory[n][:256])) for n, v in evidence.recent.items()}
-        target = torch.cat((evidence.recent_target[:256], evidence.memory_target[:256]))
+        half = SCORING_ROWS // 2
+        features = {n: torch.cat((v[-half:], evidence.memory[n][:half])) for n, v in evidence.recent.items()}
+        target = torch.cat((evidence.recent_target[-half:], evidence.memory_target[:half]))
         loss = partial(self._plain_loss, self.model)
         importance = head_importance(self.model, features, target, loss)
         return importance, growth_scores(self.model, features, target, loss, seed=self._surgery_seed())
@@ -510,9 +537,9 @@ class Lifelong:
     def _close_revision(self) -> None:
         life = self.life
         count = max(1, life.samples)
-        accuracy = (
-            {"accuracy": 1 - life.error / count} if self.task == "classification" else {"mae": life.error / count}
-        )
+        scores = {"mae": life.error / count, "rmse": (life.squared_error / count) ** 0.5}
+        if self.task == "classification":
+            scores = {"accuracy": 1 - life.error / count}
         self.records.close_revision(
             self.totals.revisions - 1,
             last_step=self.step - 1,
@@ -520,7 +547,7 @@ class Lifelong:
             samples=life.samples,
             loss=life.loss / count if life.samples else None,
             samples_per_second=life.samples / life.seconds if life.seconds else None,
-            **(accuracy if life.samples else {}),
+            **(scores if life.samples else {}),
         )
 
     def _close_interval(self) -> None:
@@ -599,7 +626,17 @@ class Lifelong:
             "rows_repeated": 0 if intact else max(0, totals.samples - self.row),
             "price": price_of(self.blueprint, self.job.policy.heads, self.job.policy.budget),
         }
+        if self.stream.contexts:
+            summary["contexts"] = self.stream.contexts
+            summary["true_changes"] = self._true_changes()
         return {**summary, **self._accuracies(final)}
+
+    def _true_changes(self) -> int:
+        """How many times the stream has truly changed so far, where contexts are known. For evaluation only."""
+        changes, row = 0, self.row - 1
+        while row > 0 and (changed := self.stream.change_before(row)) is not None and changed > 0:
+            changes, row = changes + 1, changed - 1
+        return changes
 
     def _accuracies(self, final: Mapping[int, tuple[float, float]] | None) -> dict[str, Any]:
         totals, count = self.totals, max(1, self.totals.samples)
@@ -618,7 +655,9 @@ class Lifelong:
                 scores["final_accuracy"] = float(np.mean([1 - error for error, _ in final.values()]))
                 scores["accuracy_per_context"] = {self._context_name(c): 1 - error for c, (error, _) in final.items()}
         if final:
-            scores["forgetting"] = self.evaluator.forgetting(final)
+            lost = self.evaluator.forgetting(final)
+            scores["forgetting"] = float(np.mean(list(lost.values()))) if lost else 0.0
+            scores["forgetting_per_context"] = {self._context_name(c): rise for c, rise in lost.items()}
         return scores
 
     def encoding(self) -> dict[str, Any]:

@@ -5,8 +5,10 @@ The same function serves one process without Ray (tests, notebooks, science) and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,18 @@ import torch
 from planaria.control.actor import publish
 from planaria.errors import InputError, RunError
 from planaria.job import Job
+from planaria.signals import Stream
 from planaria.stream import open_stream
 from planaria.train.checkpoint import CheckpointStore
 from planaria.train.folder import RunFolder
-from planaria.train.group import Alone, Group, TorchGroup
+from planaria.train.group import Alone, Group, TorchGroup, agree
 from planaria.train.keeper import Keeper, restore
 from planaria.train.lifelong import Lifelong
 
 logger = logging.getLogger(__name__)
+
+_PREDECESSOR_DIES_WITHIN_S = 45.0
+"""Shorter than what the other workers wait for this one in a collective."""
 
 
 def live(
@@ -41,14 +47,41 @@ def live(
     `tell` publishes the controller's state, `report` is called by all workers at the same step about every 10 s.
     Raises InputError and RunError.
     """
-    stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
-    run = Lifelong(job, stream, group, device)
-    run.stop_waiting = folder.stop_mark.exists
-    if not restore(run, CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints)) and not run.begin():
-        return {"status": "stopped"}
-    keeper = Keeper(run, folder, tell) if group.rank == 0 else None
-    if keeper is not None:
-        keeper.start()
+    with contextlib.ExitStack() as held:
+        stream = _open(job, folder, base, group, held)
+        run = Lifelong(job, stream, group, device)
+        run.stop_waiting = _WaitForFirstRows(folder)
+        restored = restore(run, CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints))
+        if restored.step is None and not run.begin():
+            return _stopped_before_it_began(job, folder, group)
+        keeper = Keeper(run, folder, tell, restored.message) if group.rank == 0 else None
+        if keeper is not None:
+            run.stop_waiting = keeper.wait
+            keeper.start(restored.step is not None)
+        try:
+            return _step_by_step(run, keeper, report)
+        except RunError:
+            if keeper is not None and keeper.failure is None and run.between_steps:
+                keeper.end("failed")
+            raise
+
+
+def _open(job: Job, folder: RunFolder, base: Path, group: Group, held: contextlib.ExitStack) -> Stream:
+    """The stream, and on rank 0 the right to write the folder. Raises InputError, on all workers alike."""
+    stream, problem = None, None
+    try:
+        if group.rank == 0:
+            # A killed run's last worker may take a moment to die, and must not write after this one has begun.
+            held.enter_context(folder.held("writer", _PREDECESSOR_DIES_WITHIN_S))
+        stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
+    except (InputError, OSError) as error:
+        problem = str(error)
+    agree(group, problem)
+    assert stream is not None
+    return stream
+
+
+def _step_by_step(run: Lifelong, keeper: Keeper | None, report: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
     while True:
         stop, wants_report = keeper.wants() if keeper is not None else (False, False)
         tick = run.take_step(stop=stop, report=wants_report)
@@ -63,9 +96,26 @@ def live(
                 return {}
             if keeper.failure is not None:
                 raise RunError(keeper.failure)
-            keeper.save("stopped")
-            keeper.glance("stopped")
-            return folder.read_json(folder.summary)
+            return keeper.end("stopped")
+
+
+class _WaitForFirstRows:
+    """Asked while a followed folder is still empty: whether to stop. Shows that somebody is there."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def __call__(self) -> bool:
+        with contextlib.suppress(RunError):
+            self.folder.write_json(self.folder.live, {"status": "waiting", "time": time.time(), "samples": 0})
+        return self.folder.stop_mark.exists()
+
+
+def _stopped_before_it_began(job: Job, folder: RunFolder, group: Group) -> dict[str, Any]:
+    summary = {"name": job.name, "status": "stopped", "task": job.stream.task, "samples": 0, "steps": 0}
+    if group.rank == 0:
+        folder.write_json(folder.summary, {**summary, "workers": group.size, "seed": job.seed})
+    return summary
 
 
 def ray_worker(config: dict[str, Any]) -> dict[str, Any]:
