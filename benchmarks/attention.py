@@ -15,18 +15,18 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from benchmarks.measure import alternate, median_ratio, repeat, write
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import alternate, median_ratio, write
 from planaria.model import ElasticAttention, attention, mix
 
-TOKENS, HEADS = (17, 50, 128, 256), (2, 4, 8)
+TOKENS, HEADS = (17, 50, 65, 128, 256), (2, 4, 8)
 HEAD_WIDTHS = (8, 32)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOKENS_IN_ALL = 8_192
-ROUNDS = 9
+ROUNDS = 7
 MIN_SECONDS = 0.01
 """Work is repeated within a round until it takes about so long."""
 
@@ -52,10 +52,6 @@ def there_and_back(
     return once
 
 
-def repeated(work: Callable[[], object], times: int) -> Callable[[], object]:
-    return lambda: [work() for _ in range(times)]
-
-
 def compare(tokens: int, heads: int, width: int, precision: str) -> dict[str, Any]:
     rows = max(4, TOKENS_IN_ALL // tokens)
     works = {
@@ -64,7 +60,7 @@ def compare(tokens: int, heads: int, width: int, precision: str) -> dict[str, An
     }
     first = alternate(works, 2)
     times = max(1, round(MIN_SECONDS / max(1e-5, first["explicit"][-1])))
-    seconds = alternate({name: repeated(work, times) for name, work in works.items()}, ROUNDS)
+    seconds = alternate({name: repeat(work, times) for name, work in works.items()}, ROUNDS)
     return {
         "tokens": tokens,
         "heads": heads,
@@ -85,7 +81,7 @@ def cost_of_heads(tokens: int = 50, width: int = 64, head_width: int = 8, rows: 
         x = x_BTD.clone().requires_grad_()
         return lambda: torch.autograd.grad(layer(x).square().mean(), [x, *layer.parameters()])
 
-    works = {str(heads): repeated(layer_of(heads), 2) for heads in (8, 4, 2, 1)}
+    works = {str(heads): repeat(layer_of(heads), 2) for heads in (8, 4, 2, 1)}
     alternate(works, 1)
     seconds = alternate(works, ROUNDS)
     return {heads: median_ratio(seconds[heads], seconds["8"]) for heads in works}

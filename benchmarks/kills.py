@@ -98,7 +98,7 @@ def job_for(table: Path, **changes: Any) -> Job:
             "budget": {"price": 0.1, "decision_fraction": 1.0},
         },
         "scale": {"workers": 2, "shards": 2},
-        "storage": {"checkpoint_every_s": 1.0},
+        "storage": {"checkpoint_every_s": 1.5},
         "record": {"interval_samples": 400, "register_model": False},
     }
     return Job.model_validate({**values, **changes})

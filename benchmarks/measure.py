@@ -51,6 +51,14 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
+def repeat(work: Callable[[], object], times: int) -> Callable[[], None]:
+    def all_of_them() -> None:
+        for _ in range(times):
+            work()
+
+    return all_of_them
+
+
 def alternate(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """CPU seconds of each work, one round of all of them after the other; the order is turned round every time."""
     seconds: dict[str, list[float]] = {name: [] for name in works}

@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from benchmarks.bare import BareLoop
-from benchmarks.measure import Figure, alternate, as_rows, cpu_seconds, median_ratio, show, write
+from benchmarks.measure import Figure, alternate, as_rows, cpu_seconds, median_ratio, repeat, show, write
+
 from planaria.blueprint import Blueprint, Edit, GrowHeads, ShrinkHeads
 from planaria.model import build
 
@@ -36,10 +35,12 @@ BATCH = 128
 MEMORY_ROWS = 2_000
 WARM_STEPS = 60
 """Enough for the memory to be full and the detector to be settled."""
-BLOCK_STEPS, BLOCKS = 12, 21
+BLOCK_STEPS, BLOCKS = 4, 61
+"""Short turns, many of them: what slows the machine for a while then slows both loops."""
 MEMORY_STEPS = 250
 """Of each loop whose peak memory is measured; 32,000 rows."""
 EDIT_ROUNDS = 11
+WATCHED_STEPS = 150
 
 
 def demo_model(outputs: int, heads: tuple[int, ...] = (2, 2)) -> Blueprint:
@@ -89,8 +90,8 @@ def planaria_loop(**changes: Any) -> Any:
     return run
 
 
-def steps(loop: Any, count: int) -> Callable[[], object]:
-    return lambda: [loop.take_step() for _ in range(count)]
+def steps(loop: Any, count: int) -> Callable[[], None]:
+    return repeat(loop.take_step, count)
 
 
 STILL = {"controller": {"kind": "none"}}
@@ -102,7 +103,8 @@ STILL = {"controller": {"kind": "none"}}
 def throughput() -> tuple[list[Figure], float]:
     """Also returns the CPU seconds of one step of planaria's loop."""
     bare, still = bare_loop(), planaria_loop(policy=STILL)
-    bare.take_step(), still.take_step()
+    bare.take_step()
+    still.take_step()
     assert still.blueprint == bare.model.blueprint, "both loops train the same model"
     alternate({"bare": steps(bare, WARM_STEPS), "still": steps(still, WARM_STEPS)}, 1)
     seconds = alternate({"bare": steps(bare, BLOCK_STEPS), "still": steps(still, BLOCK_STEPS)}, BLOCKS)
@@ -193,59 +195,59 @@ def surgery(step: float) -> list[Figure]:
 # -- detection and recording
 
 
-class Witness:
-    """Stands before a monitor and keeps the reports it is given."""
+class Stopwatch:
+    """Stands before one part of a run and adds up the CPU seconds of every call, within the loop, caches cold."""
 
-    def __init__(self, monitor: Any) -> None:
-        self.monitor = monitor
-        self.reports: list[Any] = []
+    def __init__(self, part: Any) -> None:
+        self.part, self.seconds, self.calls = part, 0.0, 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        began = time.process_time()
+        result = self.part(*arguments, **named)
+        self.seconds += time.process_time() - began
+        self.calls += 1
+        return result
 
     def update(self, report: Any) -> Any:
-        self.reports.append(report)
-        return self.monitor.update(report)
+        """As a monitor."""
+        return self(report)
 
 
-def watching(step: float) -> list[Figure]:
-    """CPU of the parts that watch and record, replayed alone on the reports of a real run, per step of it."""
-    from planaria.detect import ShiftMonitor
+def watching() -> list[Figure]:
+    """CPU of the parts that watch and record, within a run, per step of it."""
     from planaria.record.tables import Records
     from planaria.train.folder import RunFolder
     from planaria.train.keeper import GLANCE_EVERY_S, Keeper
 
-    count = 150
     run = planaria_loop(policy=STILL)
-    witness = Witness(run.monitor)
-    run.monitor = witness
-    steps(run, count)()
-    run.monitor = witness.monitor
-    monitor = ShiftMonitor(run.job.policy.detector, run.task)
-    for report in witness.reports[:WARM_STEPS]:
-        monitor.update(report)
-    steady = witness.reports[WARM_STEPS:]
-    detect = cpu_seconds(lambda: [monitor.update(report) for report in steady]) / len(steady)
-    features = [run.stream.read(report.start, BATCH).select(slice(None)) for report in witness.reports[-30:]]
-    sketch = cpu_seconds(lambda: [run.sketch(rows) for rows in features]) / len(features)
-    pulse = cpu_seconds(lambda: [run.controller.observe(report, BATCH) for report in steady]) / len(steady)
+    steps(run, WARM_STEPS)()
+    monitor, sketch = run.monitor, run.sketch
+    detect, sketched = Stopwatch(monitor.update), Stopwatch(sketch)
+    averages = Stopwatch(run.controller.observe)
+    run.monitor, run.sketch, run.controller.observe = detect, sketched, averages
+    step = cpu_seconds(steps(run, WATCHED_STEPS)) / WATCHED_STEPS
+    run.monitor, run.sketch, run.controller.observe = monitor, sketch, averages.part
 
     interval = dict(run.records.rows("steps")[-1])
     records = Records(1_000, 4_000)
-    rows = [{**interval, "samples": 1_000 * (at + 1)} for at in range(500)]
-    record = cpu_seconds(lambda: [records.add_interval(row) for row in rows]) / 500 * BATCH / 1_000
+    rows = iter([{**interval, "samples": 1_000 * (at + 1)} for at in range(500)])
+    record = cpu_seconds(repeat(lambda: records.add_interval(next(rows)), 500)) / 500 * BATCH / 1_000
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
         folder.make()
         keeper = Keeper(run, folder, lambda number, state: None)
-        keeper.start()
-        glance = cpu_seconds(lambda: [keeper.glance("running") for _ in range(50)]) / 50
+        keeper.save("running")
+        glance = cpu_seconds(repeat(lambda: keeper.glance("running"), 50)) / 50
         save = statistics.median(cpu_seconds(lambda: keeper.save("running")) for _ in range(5))
     # Both go by the clock, so their share of a step is their share of the time.
     glance_share, save_share = glance / GLANCE_EVERY_S, save / run.job.storage.checkpoint_every_s
-    share = (detect + sketch + pulse + record) / step + glance_share
+    shares = [watch.seconds / WATCHED_STEPS / step for watch in (detect, sketched, averages)]
+    share = sum(shares) + record / step + glance_share
     return [
         Figure("detection and recording / a step", 100 * share, "%", at_most=5),
-        Figure("  detector (loss, inputs, pairs)", 100 * detect / step, "% of a step"),
-        Figure("  sketch of the inputs", 100 * sketch / step, "% of a step"),
-        Figure("  controller's running averages", 100 * pulse / step, "% of a step"),
+        Figure("  detector (loss, inputs, pairs)", 100 * shares[0], "% of a step"),
+        Figure("  sketch of the inputs", 100 * shares[1], "% of a step"),
+        Figure("  controller's running averages", 100 * shares[2], "% of a step"),
         Figure("  table of intervals", 100 * record / step, "% of a step"),
         Figure("  live.json, once a second", 100 * glance_share, "% of the time"),
         Figure("a checkpoint every 15 s (beside the above)", 100 * save_share, "% of the time"),
@@ -265,7 +267,9 @@ def peak_bytes(which: str) -> int:
 def run_for_peak(which: str) -> int:
     loop = bare_loop() if which == "bare" else planaria_loop(policy=STILL if which == "still" else {})
     steps(loop, MEMORY_STEPS)()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss, which a process takes over from the one that started it.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) * 1024
 
 
 def memory() -> list[Figure]:
@@ -286,7 +290,7 @@ def main() -> None:
         print(run_for_peak(chosen.peak))
         return
     figures, step = throughput()
-    figures += surgery(step) + watching(step)
+    figures += surgery(step) + watching()
     of_decisions, decisions, _ = demo_run()
     figures += of_decisions + memory()
     show("planaria's loop: Fashion-MNIST, 2 x 2 heads, width 64, batch 128 + 128 replayed, 1 thread", figures)

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from benchmarks.measure import write
 from rich.console import Console
 from rich.table import Table
 from sklearn.compose import make_column_transformer
@@ -32,7 +33,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, r
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from benchmarks.measure import write
+from planaria.blueprint import Blueprint
 from planaria.job import Job, load_job
 from planaria.learn import build_optimizer
 from planaria.model import ElasticTransformer, build
@@ -125,15 +126,19 @@ def live_through(job: Job) -> tuple[Probabilities, dict[str, Any]]:
 
 
 def static_transformer(job: Job, year: Year, most_epochs: int = 60, patience: int = 8) -> Probabilities:
-    """The job's transformer as it starts, trained on January until its last fifth no longer improves; the best epoch."""
-    torch.manual_seed(job.seed)
+    """The job's transformer as it starts, trained on January until its last fifth gets no better; its best epoch."""
     january = np.flatnonzero(year.month_N == 1)
-    learn, check = np.split(january, [len(january) * 4 // 5])
-    run = Lifelong(job, open_stream(job.stream, seed=0, base=REPOSITORY, hold_out_fraction=0.0), Alone(), torch.device("cpu"))
-    run.begin()
-    fields = run.stream.fields
-    blueprint = type(run.blueprint)(**{**vars(run.blueprint), "outputs": 2})
-    assert blueprint.numeric == len(fields.numeric)
+    learn, check = january[: len(january) * 4 // 5], january[len(january) * 4 // 5 :]
+    fields = open_stream(job.stream, seed=0, base=REPOSITORY, hold_out_fraction=0.0).fields
+    blueprint = Blueprint.for_fields(
+        fields,
+        width=job.model.width,
+        head_width=job.model.head_width,
+        mlp_width=job.model.mlp_width,
+        heads=(job.policy.heads.start,) * job.model.layers,
+        outputs=2,
+        patch=job.model.patch,
+    )
     model = build(blueprint, job.seed)
     optimizer = build_optimizer(model, job.policy.learner)
     features = {name: torch.from_numpy(column) for name, column in year.features.items()}

@@ -282,7 +282,7 @@ def policies(draw: st.DrawFn) -> Policy:
             inputs=draw(channel),
             predictions=draw(channel),
         ),
-        controller=draw(st.builds(Controller, kind=st.sampled_from(["look_ahead", "none"]), horizon=numbers(0, 1e9))),
+        controller=draw(st.builds(Controller, kind=st.sampled_from(["look_ahead", "none"]), certainty=numbers(0, 1e9))),
         learner=draw(
             st.builds(
                 Learner,

@@ -306,8 +306,16 @@ def load_job(path: Path | str, overrides: Sequence[str] = ()) -> Job:
             return str(policy_file), key.removeprefix("policy.")
         return str(path), key
 
-    job = parse_from(Job, values, origin)
-    return job.model_copy(update={"stream": _with_absolute_path(job.stream)})
+    return resolved(parse_from(Job, values, origin))
+
+
+def resolved(job: Job) -> Job:
+    """The job with an absolute data path (URIs are), so that it means the same data wherever it is read again."""
+    stream = job.stream
+    if stream.path is None or re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", stream.path):
+        return job
+    path = os.path.abspath(os.path.expanduser(stream.path))
+    return job.model_copy(update={"stream": stream.model_copy(update={"path": path})})
 
 
 def dump_job(job: Job) -> str:
@@ -367,10 +375,3 @@ def _find_policy(given: str, job: Path) -> Path:
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     hint = nearest(given, known) or "; give the path of a policy file, relative to the job file"
     raise InputError(f"{job}: policy: there is no policy '{given}'{hint}")
-
-
-def _with_absolute_path(stream: StreamSettings) -> StreamSettings:
-    """A resolved job means the same data wherever it is read again. URIs are absolute already."""
-    if stream.path is None or re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", stream.path):
-        return stream
-    return stream.model_copy(update={"path": os.path.abspath(os.path.expanduser(stream.path))})

@@ -14,7 +14,7 @@ from planaria.settings import Settings, parse
 class Heads(Settings):
     """How many attention heads a layer may have."""
 
-    start: int = Field(2, ge=1)
+    start: int = Field(3, ge=1)
     """Heads of each layer when the run begins."""
     min: int = Field(1, ge=1)
     """No layer goes below."""
@@ -41,8 +41,9 @@ class Budget(Settings):
     """No edit may take one forward pass above this."""
     price: float = Field(0.06, ge=0)
     """Nats per row that a model with every head in use must earn over one with none."""
-    decision_fraction: float = Field(0.12, gt=0, le=1)
-    """Decisions may take at most this share of the run's time (counted in row-passes, so that it is reproducible)."""
+    decision_fraction: float = Field(0.2, gt=0, le=1)
+    """Passes of a row through the model (so that it is reproducible) that decisions may spend, as a share of those spent
+    on training. Training has other costs too: 0.2 of its passes take about 0.12 of the run's time."""
 
 
 class LossChannel(Settings):
@@ -109,7 +110,7 @@ class Controller(Settings):
     look_ahead_weight: float = Field(0.2, gt=0, le=1)
     """How much of what the look-ahead sees after its few steps is left on average until the next decision: losses and
     gains of a treatment or a removal fade as learning goes on, prices do not."""
-    certainty: float = Field(1.0, ge=0)
+    certainty: float = Field(0.5, ge=0)
     """An edit must beat keeping by this many standard errors."""
 
 

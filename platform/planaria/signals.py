@@ -80,6 +80,11 @@ class Stream(Protocol):
         """Names of the contexts known so far; a context number is an index into it. For evaluation only."""
 
     @property
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """What was handled silently, per column: "missing" and "infinite" numbers, "unseen" categories, and those of
+        an "overflow", for which no number was left."""
+
+    @property
     def total_rows(self) -> int | None:
         """Length of the stream, where it is known and finite. For progress only."""
 

@@ -51,9 +51,15 @@ def test_what_edits_were_found_to_bring_moves_the_choice() -> None:
 
 def test_after_a_shift_growth_and_treatments_are_proposed_and_no_removal() -> None:
     names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, 1.0, POLICY)]
-    assert names[:3] == ["keep", "keep, reset", "keep, temper"]
-    assert names[3:] == ["grow layer 1 by 1", "grow layer 0 by 1"], "layer 1 pulls harder but has room for one"
+    assert names[:2] == ["keep", "keep, reset"]
+    assert names[2:] == ["grow layer 1 by 1", "grow layer 0 by 1"], "layer 1 pulls harder but has room for one"
     assert not any("shrink" in name for name in names)
+
+
+def test_a_model_that_is_worse_than_ignorant_may_be_tempered() -> None:
+    for loss, offered in ((2.0, False), (2.5, True)):
+        names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, loss, POLICY)]
+        assert ("keep, temper" in names) == offered, "ten classes: ignorance costs 2.3 nats"
 
 
 def test_between_shifts_only_mature_heads_may_go_the_least_important_first() -> None:

@@ -30,7 +30,9 @@ def propose(trigger: str, blueprint: Blueprint, scores: Scores, loss: float, pol
     heads that matter least.
     """
     shifted = trigger.endswith("shift")
-    treatments = ("keep", "reset", "temper") if shifted else ("keep",)
+    treatments = ["keep", "reset"] if shifted else ["keep"]
+    if shifted and loss > _loss_of_ignorance(blueprint):
+        treatments.append("temper")
     options: list[tuple[Edit | None, str]] = [(None, treatment) for treatment in treatments]
     options += [(edit, "keep") for edit in _growth(blueprint, scores, policy.heads)]
     if not shifted:
@@ -39,6 +41,11 @@ def propose(trigger: str, blueprint: Blueprint, scores: Scores, loss: float, pol
     return [
         candidate for candidate in candidates if candidate.edit is None or fits(candidate, blueprint, policy.budget)
     ]
+
+
+def _loss_of_ignorance(blueprint: Blueprint) -> float:
+    """What a model loses that knows nothing: one that loses more is sure of what is no longer so."""
+    return math.log(max(2, blueprint.outputs)) if blueprint.task == "classification" else 1.0
 
 
 def price_of(blueprint: Blueprint, heads: Heads, budget: Budget) -> float:

@@ -100,7 +100,6 @@ class Keeper:
             work()
         except (RunError, OSError) as error:
             self.failure, self.stopping = self._in_words(error), True
-            logger.warning("%s", self.failure)
 
     def _in_words(self, error: Exception) -> str:
         if isinstance(error, RunError):

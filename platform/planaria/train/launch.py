@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from planaria.errors import InputError, RunError
-from planaria.job import Job, dump_job, load_job
+from planaria.job import Job, dump_job, load_job, resolved
 from planaria.record import MlflowRecorder, check_tracking_uri, write_report
 from planaria.stream import open_stream
 from planaria.train.checkpoint import CheckpointStore
@@ -59,8 +59,7 @@ def run(
     Raises InputError before anything is started, RunError where the run could not go on: what it had done is kept in
     its folder, and `resume` goes on from there.
     """
-    if not isinstance(job, Job):
-        job = load_job(Path(job))
+    job = resolved(job) if isinstance(job, Job) else load_job(Path(job))
     if workers is not None:
         scale = job.scale.model_copy(update={"workers": workers, "shards": max(job.scale.shard_count, workers)})
         job = job.model_copy(update={"scale": scale})

@@ -624,6 +624,7 @@ class Lifelong:
             "wall_seconds": totals.wall_seconds,
             "rows_lost": 0 if intact else max(1, self.row - totals.samples),
             "rows_repeated": 0 if intact else max(0, totals.samples - self.row),
+            "flaws": {flaw: sum(columns.values()) for flaw, columns in self.stream.counts.items()},
             "price": price_of(self.blueprint, self.job.policy.heads, self.job.policy.budget),
         }
         if self.stream.contexts:

@@ -1,0 +1,135 @@
+"""The demo's stream, elastic against fixed sizes: does a model that grows and shrinks its heads keep up with the largest?
+
+    .venv/bin/python benchmarks/elastic.py                                  seeds 0 to 4: elastic, and fixed at heads.max
+    .venv/bin/python benchmarks/elastic.py --seeds 100 101 --sizes 2 4 6    tuning seeds: what capacity is worth
+
+Every run is jobs/fashion_shift.yaml in this process; "fixed" is the same job with the controller off. Writes
+benchmarks/results/elastic.json (with --out, another file).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from planaria.job import Job, load_job
+from planaria.record import read_rows
+from planaria.train.folder import RunFolder
+from planaria.train.worker import run_here
+
+ROOT = Path(__file__).resolve().parents[1]
+JOB = ROOT / "jobs" / "fashion_shift.yaml"
+WITHIN_SAMPLES = 1_000
+"""An abrupt shift counts as detected when it is reported within so many samples."""
+HELD_OUT = "evaluation.rows_per_context=2000"
+
+
+def elastic_job(seed: int) -> Job:
+    return load_job(JOB, [f"seed={seed}", "scale.workers=0", HELD_OUT])
+
+
+def fixed_job(seed: int, heads: int) -> Job:
+    settings = [f"policy.heads.start={heads}", f"policy.heads.max={max(heads, elastic_job(seed).policy.heads.max)}"]
+    return load_job(JOB, [f"seed={seed}", "scale.workers=0", HELD_OUT, "policy.controller.kind=none", *settings])
+
+
+def run(job: Job) -> dict[str, Any]:
+    """The summary of one run, with what its shifts and decisions show."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = RunFolder(Path(place))
+        folder.make()
+        began = time.process_time()
+        summary = run_here(job, folder, ROOT)
+        shifts = read_rows(folder.path, "shifts")
+        decisions = read_rows(folder.path, "decisions")
+    found = [row["delay"] for row in shifts if row["delay"] is not None]
+    return {
+        **{
+            key: summary[key]
+            for key in ("seed", "samples", "prequential_accuracy", "prequential_loss", "final_accuracy")
+        },
+        **{key: summary[key] for key in ("forgetting", "grows", "shrinks", "heads_last", "heads_mean")},
+        **{key: summary[key] for key in ("parameters_mean", "parameters_largest", "flops_per_sample_mean")},
+        "true_changes": summary["true_changes"],
+        "delays": found,
+        "false_alarms": len(shifts) - len(found),
+        "decisions": len(decisions),
+        "decision_share": summary["decision_seconds"] / summary["wall_seconds"],
+        "cpu_seconds": time.process_time() - began,
+    }
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half of its 95% interval (Student's t)."""
+    if len(values) < 2:
+        return float(np.mean(values)), math.nan
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return float(np.mean(values)), float(half)
+
+
+def show(console: Console, results: dict[str, list[dict[str, Any]]]) -> None:
+    columns = ["prequential_accuracy", "final_accuracy", "prequential_loss", "heads_mean", "parameters_mean"]
+    columns += ["flops_per_sample_mean", "grows", "shrinks", "decision_share", "cpu_seconds"]
+    table = Table("run", *columns, title=f"{JOB.name}: mean ± half of the 95% interval")
+    for name, runs in results.items():
+        cells = [interval([float(row[column]) for row in runs]) for column in columns]
+        table.add_row(name, *(f"{mean:,.4g} ± {half:.2g}" for mean, half in cells))
+    console.print(table)
+
+
+def detection(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    delays = [delay for row in runs for delay in row["delays"]]
+    samples = sum(row["samples"] for row in runs)
+    false = sum(row["false_alarms"] for row in runs)
+    return {
+        "true_changes": sum(row["true_changes"] for row in runs),
+        "detected": len(delays),
+        "detected_within_1000": sum(delay <= WITHIN_SAMPLES for delay in delays),
+        "median_delay": float(np.median(delays)) if delays else None,
+        "longest_delay": max(delays, default=None),
+        "false_alarms": false,
+        "false_alarms_per_20000": 20_000 * false / samples,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--sizes", type=int, nargs="*", help="fixed sizes alone, in heads a layer")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "elastic.json")
+    arguments = parser.parse_args()
+    console = Console(width=200)
+    largest = elastic_job(0).policy.heads.max
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in arguments.seeds:
+        jobs = {f"fixed at {heads}": fixed_job(seed, heads) for heads in arguments.sizes or [largest]}
+        if not arguments.sizes:
+            jobs = {"elastic": elastic_job(seed), **jobs}
+        for name, job in jobs.items():
+            results.setdefault(name, []).append(run(job))
+            console.print(f"seed {seed}, {name}: final accuracy {results[name][-1]['final_accuracy']:.4f}")
+    show(console, results)
+    summary: dict[str, Any] = {"job": JOB.name, "seeds": arguments.seeds, "runs": results}
+    if "elastic" in results:
+        summary["detection"] = detection(results["elastic"])
+        pairs = zip(results["elastic"], results[f"fixed at {largest}"], strict=True)
+        gains = [ours["final_accuracy"] - fixed["final_accuracy"] for ours, fixed in pairs]
+        summary["final_accuracy_over_largest"] = interval(gains)
+        console.print(summary["detection"])
+        console.print("final accuracy, elastic - largest (paired): {:+.4f} ± {:.4f}".format(*interval(gains)))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(summary, indent=1))
+
+
+if __name__ == "__main__":
+    main()
