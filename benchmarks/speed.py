@@ -32,6 +32,9 @@ from planaria.blueprint import Blueprint, Edit, GrowHeads, ShrinkHeads
 from planaria.model import build
 
 BATCH = 128
+HEADS = 3
+"""Of each of two layers, as the demo starts."""
+STILL = {"controller": {"kind": "none"}, "heads": {"start": HEADS}}
 MEMORY_ROWS = 2_000
 WARM_STEPS = 60
 """Enough for the memory to be full and the detector to be settled."""
@@ -43,15 +46,15 @@ EDIT_ROUNDS = 11
 WATCHED_STEPS = 150
 
 
-def demo_model(outputs: int, heads: tuple[int, ...] = (2, 2)) -> Blueprint:
+def demo_model() -> Blueprint:
     """The blueprint of jobs/fashion_shift.yaml."""
     return Blueprint(
         task="classification",
         width=64,
         head_width=8,
         mlp_width=128,
-        heads=heads,
-        outputs=outputs,
+        heads=(HEADS, HEADS),
+        outputs=10,
         image_shape=(1, 28, 28),
         patch=7,
     )
@@ -66,7 +69,7 @@ def bare_loop() -> BareLoop:
     table = pa.ipc.open_file(pa.memory_map(str(fetch() / "train.arrow"))).get_batch(0)
     images = table.column("image").flatten().to_numpy().reshape(-1, 1, 28, 28)
     labels = table.column("label").to_numpy().astype(np.int64)
-    return BareLoop(build(demo_model(10)), images, labels, batch=BATCH, memory_rows=MEMORY_ROWS)
+    return BareLoop(build(demo_model()), images, labels, batch=BATCH, memory_rows=MEMORY_ROWS)
 
 
 def planaria_loop(**changes: Any) -> Any:
@@ -92,9 +95,6 @@ def planaria_loop(**changes: Any) -> Any:
 
 def steps(loop: Any, count: int) -> Callable[[], None]:
     return repeat(loop.take_step, count)
-
-
-STILL = {"controller": {"kind": "none"}}
 
 
 # -- throughput
@@ -172,14 +172,14 @@ def surgery(step: float) -> list[Figure]:
     from planaria.morph import operate
 
     figures = []
-    edits: Sequence[tuple[str, tuple[int, ...], Edit]] = (
-        ("grow a head (2 to 3)", (2, 2), GrowHeads(0, 1)),
-        ("grow 4 heads (2 to 6)", (2, 2), GrowHeads(0, 4)),
-        ("shrink a head with refit (2 to 1)", (2, 2), ShrinkHeads(0, (1,))),
-        ("shrink a head with refit (6 to 5)", (6, 6), ShrinkHeads(0, (2,))),
+    edits: Sequence[tuple[str, int, Edit]] = (
+        ("grow by a head (3 to 4)", 3, GrowHeads(0, 1)),
+        ("grow by 4 heads (2 to 6)", 2, GrowHeads(0, 4)),
+        ("shrink by a head, refit included (3 to 2)", 3, ShrinkHeads(0, (1,))),
+        ("shrink by a head, refit included (6 to 5)", 6, ShrinkHeads(0, (2,))),
     )
     for name, heads, edit in edits:
-        run = planaria_loop(policy={"heads": {"start": heads[0]}, **STILL})
+        run = planaria_loop(policy={**STILL, "heads": {"start": heads}})
         steps(run, 6)()
         rows = run.stream.read(run.row - 4 * BATCH, 4 * BATCH)
         calibration = {"image": torch.from_numpy(rows.select(slice(None))["image"])}
@@ -293,7 +293,7 @@ def main() -> None:
     figures += surgery(step) + watching()
     of_decisions, decisions, _ = demo_run()
     figures += of_decisions + memory()
-    show("planaria's loop: Fashion-MNIST, 2 x 2 heads, width 64, batch 128 + 128 replayed, 1 thread", figures)
+    show("planaria's loop: Fashion-MNIST, 2 x 3 heads, width 64, batch 128 + 128 replayed, 1 thread", figures)
     print(write("speed", {"figures": as_rows(figures), "decisions": decisions}))
 
 

@@ -170,8 +170,10 @@ def _take(features: Mapping[str, torch.Tensor], rows: npt.NDArray[np.int64]) -> 
 
 @torch.no_grad()
 def _rain(model: ElasticTransformer, features: Mapping[str, torch.Tensor]) -> Probabilities:
-    parts = torch.arange(len(features["numeric"])).split(2_048)
-    answers = [model(_take(features, part.numpy())).softmax(1)[:, 1].double() for part in parts]
+    answers = []
+    for first in range(0, len(features["numeric"]), 2_048):
+        part = {name: column[first : first + 2_048] for name, column in features.items()}
+        answers.append(model(part).softmax(1)[:, 1].double())
     return torch.cat(answers).numpy()
 
 

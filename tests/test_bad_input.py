@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -402,7 +401,7 @@ def test_a_disk_that_fills_up_ends_the_run_which_goes_on_once_there_is_room(
     lines = [line for line in done.stderr.splitlines() if not line.startswith("MLflow: ")]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith(f"{disk}/run/") and "No space left on device" in lines[0]
-    assert f"planaria resume" in lines[0] and lines[0].endswith(f"(kept in {disk}/run)")
+    assert "planaria resume" in lines[0] and lines[0].endswith(f"(kept in {disk}/run)")
 
     filler.unlink()
     result = planaria.resume(disk / "run")

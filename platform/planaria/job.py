@@ -246,6 +246,10 @@ class Record(Settings):
     """Rows kept in steps.parquet: beyond it, neighbouring intervals are merged."""
     register_model: bool = True
     """Keep the models of revisions in MLflow's registry."""
+    register_after_samples: int = Field(5_000, ge=1)
+    """Only of revisions that lived for so many samples; the last one is always kept."""
+    register_newest: int = Field(5, ge=1)
+    """How many models of earlier revisions stay in the run's folder."""
 
 
 class Job(Settings):

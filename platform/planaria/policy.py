@@ -42,8 +42,8 @@ class Budget(Settings):
     price: float = Field(0.06, ge=0)
     """Nats per row that a model with every head in use must earn over one with none."""
     decision_fraction: float = Field(0.2, gt=0, le=1)
-    """Passes of a row through the model (so that it is reproducible) that decisions may spend, as a share of those spent
-    on training. Training has other costs too: 0.2 of its passes take about 0.12 of the run's time."""
+    """Passes of a row through the model that decisions may spend, as a share of those that training spends: passes, not
+    seconds, so that a run is reproducible. 0.2 takes about a tenth of the run's time."""
 
 
 class LossChannel(Settings):

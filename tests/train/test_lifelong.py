@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 
 from planaria.errors import InputError, RunError
 from planaria.job import Job
+from planaria.model import load_model
+from planaria.record import read_rows
 from planaria.stream import open_stream
 from planaria.train.folder import RunFolder
 from planaria.train.group import Alone
@@ -219,3 +222,14 @@ def test_a_stop_mark_stops_at_a_checkpoint_and_the_rest_follows(table: Path, tmp
     assert done["status"] == "done" and done["samples"] == 4_000
     assert done["prequential_loss"] == whole.totals.loss / 4_000
     assert done["restarts"] == 1
+
+
+def test_revisions_that_lived_long_enough_are_kept_as_models(table: Path, tmp_path: Path) -> None:
+    record = {"interval_samples": 200, "register_after_samples": 300, "register_newest": 2}
+    run_here(_job(table, record=record), RunFolder(tmp_path), Path.cwd())
+    rows = [row for row in read_rows(tmp_path, "revisions")[:-1] if row["samples"] >= 300]
+    expected = [f"revision-{row['number']:05d}-{row['last_sample']:012d}" for row in rows][-2:]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == expected
+    model, encoding = load_model(tmp_path / "models" / expected[-1])
+    assert asdict(model.blueprint)["heads"] == tuple(rows[-1]["heads"])
+    assert set(encoding["labels"]) <= {"yes", "no", "maybe"}

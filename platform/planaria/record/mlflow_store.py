@@ -47,6 +47,7 @@ class MlflowRecorder:
         self._client: MlflowClient | None = None
         self._run: StoredRun | None = None
         self._files_sent: tuple[int, ...] | None = None
+        self._models_sent: set[str] = set()
         self._failures, self._next_try = 0, 0.0
         self._pending = True
         self._lock = threading.RLock()
@@ -106,6 +107,7 @@ class MlflowRecorder:
             logger.warning("MLflow: %s cannot be written (%s); %s", mask_secrets(self._uri), _reason(error), kept)
         self._run = self._client = None
         self._files_sent = None
+        self._models_sent.clear()
         self._pending = True
         wait_s = min(_LONGEST_WAIT_S, self._retry_s * 2**self._failures)
         self._failures, self._next_try = self._failures + 1, time.monotonic() + wait_s
@@ -120,11 +122,22 @@ class MlflowRecorder:
         run.send_steps(steps if final else steps[:-1])
         run.send_shifts(shifts)
         run.send_revisions(revisions, STATUSES[final] if final else None)
+        self._register_revisions(run)
         if final:
             self._send_end(run, final, steps[-1]["samples"] if steps else 0)
         elif self._files_sent != (len(revisions), len(shifts)):
             run.send_files(self._files(), RECORDS)
             self._files_sent = (len(revisions), len(shifts))
+
+    def _register_revisions(self, run: StoredRun) -> None:
+        """Models of earlier revisions that the run has kept, each once."""
+        assert self._client is not None
+        kept = sorted((self._folder / "models").glob("revision-*")) if self._model_name else []
+        for place in kept:
+            if place.name not in self._models_sent:
+                _, revision, samples = place.name.split("-")
+                register(self._client, run.run_id, str(self._model_name), place, int(revision), int(samples))
+                self._models_sent.add(place.name)
 
     def _send_end(self, run: StoredRun, status: str, samples: int) -> None:
         assert self._client is not None

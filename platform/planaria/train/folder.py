@@ -50,6 +50,11 @@ class RunFolder:
         return self.path / "starts.jsonl"
 
     @property
+    def models(self) -> Path:
+        """Models of revisions that lived long enough to be worth serving: `revision-NUMBER-SAMPLES`."""
+        return self.path / "models"
+
+    @property
     def served(self) -> Path:
         """The newest model, as serving loads it."""
         return self.path / "model"

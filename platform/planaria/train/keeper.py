@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -83,6 +84,23 @@ class Keeper:
         if now - self._saved >= self.checkpoint_every_s and self._saved_step != self.run.step:
             self._guard(lambda: self.save("waiting"))
         return self.stopping or self.folder.stop_mark.exists()
+
+    def keep_model(self) -> None:
+        """Before an edit: keep the revision that ends, if it lived long enough, and only the newest few of those."""
+        record = self.run.job.record
+        if record.register_model and self.run.life.samples >= record.register_after_samples:
+            self._guard(self._keep_model)
+
+    def _keep_model(self) -> None:
+        number = self.run.totals.revisions - 1
+        place = self.folder.models / f"revision-{number:05d}-{self.run.row:012d}"
+        partial = self.folder.models / ".partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        save_model(self.run.model, partial, self.run.encoding())
+        shutil.rmtree(place, ignore_errors=True)
+        partial.rename(place)
+        for old in sorted(self.folder.models.iterdir())[: -self.run.job.record.register_newest]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def after_step(self, reported: bool) -> None:
         now = time.monotonic()

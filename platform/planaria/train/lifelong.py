@@ -134,6 +134,8 @@ class Lifelong:
         self.parameters: list[nn.Parameter]
         self.stop_waiting: Callable[[], bool] = lambda: False
         """Asked by rank 0 while it waits for new files."""
+        self.before_edit: Callable[[], None] = lambda: None
+        """Told that the model is about to be operated on: the last moment to keep it as it is."""
         self.between_steps = True
         """Whether the state is one that a run can go on from; not so within a step."""
         self._calibration: Mapping[str, Tensor] | None = None
@@ -391,6 +393,7 @@ class Lifelong:
 
     def _edit(self, edit: Edit, cause: str, why: str, decision: Decision | None = None) -> int:
         """Operate on model and optimizer, and open the next revision; returns its number."""
+        self.before_edit()
         parent, heads_before = self.totals.revisions - 1, sum(self.blueprint.heads)
         self._close_revision()
         operate(

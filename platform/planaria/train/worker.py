@@ -56,7 +56,7 @@ def live(
             return _stopped_before_it_began(job, folder, group)
         keeper = Keeper(run, folder, tell, restored.message) if group.rank == 0 else None
         if keeper is not None:
-            run.stop_waiting = keeper.wait
+            run.stop_waiting, run.before_edit = keeper.wait, keeper.keep_model
             keeper.start(restored.step is not None)
         try:
             return _step_by_step(run, keeper, report)
