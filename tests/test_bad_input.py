@@ -1,13 +1,13 @@
-"""Bad input gets one line that says where, what and what to do; and the exit status says whether anything was started."""
+"""Bad input gets one line that says where, what and what to do; the status says whether anything was started."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -133,8 +133,12 @@ def replace_in(path: str, old: str, new: str) -> None:
         ),
         (["batch_rows=0"], "command line: batch_rows: 0 is not allowed; give a whole number of at least 1"),
         (
+            ["scale.workers=2000", "batch_rows=2000"],
+            f"scale: 2000 workers need 2000 CPUs but there are {os.cpu_count()}; lower scale.workers or scale.",
+        ),
+        (
             ["scale.workers=64"],
-            f"scale: 64 workers need 64 CPUs but there are {os.cpu_count()}; lower scale.workers or scale.cpus_per_worker",
+            "batch_rows is 32 but scale needs 64 parts of a batch; raise batch_rows or lower scale.workers or",
         ),
         (
             ["record.tracking_uri=ftp://here"],
@@ -224,20 +228,10 @@ def test_a_store_that_is_down_is_refused(refused: Complaint) -> None:
     )
 
 
-def test_a_cluster_that_is_not_there_is_refused(here: Path) -> None:
-    """In a process of its own: Ray's client ends the process that asks in vain."""
-    done = planaria_command("run", "job.yaml", "--out", "run", "--workers", "1", "--address", "127.0.0.1:1")
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("ray: cannot start or join a cluster at 127.0.0.1:1 (")
-    assert last.endswith("`planaria doctor` says what to mend")
-    assert not Path("run").exists()
-
-
-def planaria_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "planaria.cli", *arguments], capture_output=True, text=True, check=False, timeout=300
-    )
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_refused(refused: Complaint, address: str) -> None:
+    line = refused("--workers", "1", "--address", address)
+    assert line == f"ray: nothing answers at {address} (Connection refused); start the cluster or correct --address"
 
 
 # -- handled, and counted
@@ -290,22 +284,20 @@ def test_a_missing_label_midway_ends_the_run_which_goes_on_once_it_is_mended(
 
 
 def planaria_summary() -> dict[str, Any]:
-    import json
-
     content: dict[str, Any] = json.loads(Path("run/summary.json").read_text())
     return content
 
 
 def test_a_file_damaged_within_ends_the_run_with_what_was_done(here: Path, complaint: Complaint) -> None:
-    path = Path("data/rows.parquet")
+    path = write(Path("data/rows.parquet"), table(24_000), group=17_000)
     data = bytearray(path.read_bytes())
-    first, half = pq.ParquetFile(path).metadata.row_group(2).column(0).data_page_offset, len(data) // 2
-    data[min(first, half) : min(first, half) + 2_000] = b"\xff" * 2_000
+    page = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    data[page : page + 2_000] = b"\xff" * 2_000
     path.write_bytes(data)
-    line = complaint("run", "job.yaml", "--out", "run", status=1)
+    line = complaint("run", "job.yaml", "--out", "run", "batch_rows=400", status=1)
     assert "rows.parquet: from row " in line and "it may be truncated or damaged" in line
     assert line.endswith(f"(kept in {here}/run)")
-    assert 0 < planaria_summary()["samples"] <= 800
+    assert planaria_summary()["samples"] == 16_000
 
 
 @pytest.mark.parametrize(
@@ -335,7 +327,9 @@ def test_a_file_of_another_schema_that_arrives_ends_a_waiting_run(
     finally:
         writer.join()
     assert f"z.parquet: {words}" in line and line.endswith(f"(kept in {here}/run)")
-    assert planaria_summary()["samples"] == ROWS, "all that came before is kept"
+    summary = planaria_summary()
+    assert summary["status"] == "failed"
+    assert ROWS - 1_024 <= summary["samples"] <= ROWS, "it looks no further ahead"
 
 
 # -- disks
@@ -378,9 +372,8 @@ def test_a_disk_that_cannot_be_written_is_refused(
 
 
 def test_a_disk_that_fills_up_ends_the_run_which_goes_on_once_there_is_room(
-    here: Path, small_disk: Callable[[int], Path]
+    here: Path, complaint: Complaint, small_disk: Callable[[int], Path]
 ) -> None:
-    """In a process of its own: what it says on stderr is what a user sees."""
     write(here / "data/rows.parquet", table(16_000))
     disk = small_disk(24 * MIB)
     filler = disk / "filler"
@@ -395,13 +388,11 @@ def test_a_disk_that_fills_up_ends_the_run_which_goes_on_once_there_is_room(
 
     thread = threading.Thread(target=fill)
     thread.start()
-    done = planaria_command("run", "job.yaml", "--out", str(disk / "run"))
+    line = complaint("run", "job.yaml", "--out", str(disk / "run"), status=1)
     thread.join()
-    assert done.returncode == 1, done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("MLflow: ")]
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith(f"{disk}/run/") and "No space left on device" in lines[0]
-    assert "planaria resume" in lines[0] and lines[0].endswith(f"(kept in {disk}/run)")
+    assert line.startswith(f"{disk}/run") and "No space left on device" in line
+    assert "free some space" in line and f"planaria resume {disk}/run" in line.replace("`", "")
+    assert line.endswith(f"(kept in {disk}/run)")
 
     filler.unlink()
     result = planaria.resume(disk / "run")
@@ -457,25 +448,8 @@ def test_a_store_that_dies_is_told_once_and_gets_its_records_when_it_is_back(
             shutil.rmtree(here / "stores", ignore_errors=True)
             (here / "stores").write_text("a file where the store's folder was")
 
-    replace_in("job.yaml", "tracking_uri:", f"tracking_uri: '{uri}' #")
-    replace_in("job.yaml", "}\n", "}\n")
-    result = planaria.run("job.yaml", out="run", progress=die)
+    job = planaria.load_job("job.yaml", [f"record.tracking_uri={uri}"])
+    result = planaria.run(job, out="run", progress=die)
     assert (result.status, result.summary["samples"]) == ("done", ROWS)
     told = [record.getMessage() for record in caplog.records if "MLflow" in record.getMessage()]
     assert len(told) == 1 and f"records are kept in {here}/run and sent when it is back" in told[0]
-
-
-# -- ports
-
-
-@pytest.mark.ray
-def test_ports_that_are_taken_do_not_matter_to_a_local_ray(here: Path) -> None:
-    with contextlib.ExitStack() as taken:
-        for port in (6379, 8265, 10001, 52365):  # Ray's own defaults
-            listener = taken.enter_context(socket.socket())
-            with contextlib.suppress(OSError):  # taken by somebody else: as good
-                listener.bind(("127.0.0.1", port))
-                listener.listen()
-        done = planaria_command("run", "job.yaml", "--out", "run", "--workers", "1", "--json")
-    assert done.returncode == 0, done.stderr
-    assert planaria_summary()["workers"] == 1

@@ -19,6 +19,8 @@ View = Callable[[StepReport], npt.NDArray[np.float32]]
 
 ONSET_ROWS = 32
 """Resolution of the estimated onset."""
+TEST_ROWS = 128
+"""Small batches are tested together: the windows hardly differ, and a test costs as much as 50 rows of them."""
 CHUNK_ROWS = 128
 REFERENCE_LIMIT = 16
 """The reference is forgotten beyond this many times its least size."""
@@ -59,6 +61,9 @@ class WindowChannel:
         if leaving > 0:
             self._reference.add(self._recent_NF[:leaving])
             self._recent_NF = self._recent_NF[leaving:]
+        seen = report.start + len(report.loss_B)
+        if seen // TEST_ROWS == report.start // TEST_ROWS:
+            return None
         windows_K = self._windows[self._windows <= len(self._recent_NF)]
         if not len(windows_K):
             return None
@@ -66,7 +71,6 @@ class WindowChannel:
         best = int(scores_K.argmax())
         if scores_K[best] <= self._threshold:
             return None
-        seen = report.start + len(report.loss_B)
         return Evidence(self.name, float(scores_K[best]), self._threshold, seen - self._onset_rows())
 
     def _fill_reference(self, rows_BF: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -58,7 +58,7 @@ class CheckpointStore:
                 self._drop(target)
             raise RunError(
                 f"{self.folder}: cannot write a checkpoint ({error.strerror or error}); free some space or mend the "
-                "folder's rights, then `planaria resume` the run's folder"
+                f"folder's rights, then `planaria resume {self.folder.removesuffix('/checkpoints')}`"
             ) from None
         place = names.index(name)
         for old in names[:place] + names[place + self.keep :]:

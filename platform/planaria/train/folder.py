@@ -70,6 +70,8 @@ class RunFolder:
             finally:
                 probe.unlink(missing_ok=True)
         except OSError as error:
+            if new:
+                self.remove_if_unused()
             raise InputError(
                 f"{self.path}: cannot write here ({error.strerror}); choose another folder with --out, or mend its "
                 "rights or free some space"

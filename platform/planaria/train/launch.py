@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ Progress = Callable[[dict[str, Any]], None]
 _POLL_S = 1.0
 _SYNC_EVERY_S = 15.0
 _TORCH_TIMEOUT_S = 60
+_CLUSTER_ANSWERS_WITHIN_S = 10.0
 _RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
@@ -107,8 +109,12 @@ def _new_folder(job: Job) -> Path:
 
 def _check(job: Job, base: Path, address: str | None) -> None:
     """Everything that can be known to fail is found here, before anything is started."""
-    if job.scale.bounds[1] and not (address or os.environ.get("RAY_ADDRESS") or _in_cluster()):
-        _check_cpus(job, os.cpu_count() or 1)
+    address = address or os.environ.get("RAY_ADDRESS")
+    if job.scale.bounds[1] and not _in_cluster():
+        if address:
+            _check_answers(address)
+        else:
+            _check_cpus(job, os.cpu_count() or 1)
     stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
     if not job.stream.follow:
         try:
@@ -350,6 +356,19 @@ def _join(address: str | None) -> None:
         where = address or "this machine"
         raise InputError(
             f"ray: cannot start or join a cluster at {where} ({line}); `planaria doctor` says what to mend"
+        ) from None
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would wait for minutes for a cluster that is not there."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto": Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CLUSTER_ANSWERS_WITHIN_S).close()
+    except OSError as error:
+        raise InputError(
+            f"ray: nothing answers at {address} ({error.strerror or error}); start the cluster or correct --address"
         ) from None
 
 

@@ -13,6 +13,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -92,11 +93,11 @@ class Stretch:
     squared_error: float = 0.0
     seconds: float = 0.0
 
-    def add(self, report: StepReport, seconds: float) -> None:
-        self.samples += len(report.loss_B)
-        self.loss += float(report.loss_B.sum(dtype=np.float64))
-        self.error += float(report.error_B.sum(dtype=np.float64))
-        self.squared_error += float(np.square(report.error_B, dtype=np.float64).sum())
+    def add(self, samples: int, loss: float, error: float, squared_error: float, seconds: float) -> None:
+        self.samples += samples
+        self.loss += loss
+        self.error += error
+        self.squared_error += squared_error
         self.seconds += seconds
 
 
@@ -287,7 +288,7 @@ class Lifelong:
         fresh = rows.select(slice(low, high))
         batch = _join(fresh, self.memory.select(slots)) if len(slots) else fresh
         target = self._target(np.concatenate((rows.target[low:high], self.memory.target[slots])))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.model.precision == "bfloat16"):
+        with self._precision():
             output = self.model(self._tensors(batch))
         loss = row_loss(self.task, output, target, self.model.output.spread)
         count = high - low
@@ -312,9 +313,8 @@ class Lifelong:
         total, outputs = len(rows), self.blueprint.outputs
         length = total * (2 + outputs + SKETCH_FEATURES) + 2
         flat = vector[-length:].cpu().numpy()
-        loss, error, output, sketch, wishes = np.split(
-            flat, np.cumsum([total, total, total * outputs, total * SKETCH_FEATURES])
-        )
+        ends = (total, 2 * total, (2 + outputs) * total, (2 + outputs + SKETCH_FEATURES) * total)
+        loss, error, output, sketch, wishes = np.split(flat, ends)
         report = StepReport(
             step=self.step,
             start=rows.start,
@@ -343,16 +343,18 @@ class Lifelong:
 
     def _account(self, rows: Rows, seen: StepReport, seconds: float) -> None:
         totals, count = self.totals, len(rows)
+        loss, error = float(seen.loss_B.sum(dtype=np.float64)), float(seen.error_B.sum(dtype=np.float64))
+        squared_error = float(np.square(seen.error_B, dtype=np.float64).sum())
         totals.samples += count
         totals.row_number_sum += count * rows.start + count * (count - 1) // 2
-        totals.loss += float(seen.loss_B.sum(dtype=np.float64))
-        totals.error += float(seen.error_B.sum(dtype=np.float64))
-        totals.squared_error += float(np.square(seen.error_B, dtype=np.float64).sum())
+        totals.loss += loss
+        totals.error += error
+        totals.squared_error += squared_error
         totals.parameters += count * self.blueprint.parameters
         totals.flops += count * self.blueprint.flops_per_sample
         totals.heads += count * sum(self.blueprint.heads)
-        self.interval.add(seen, seconds)
-        self.life.add(seen, seconds)
+        for stretch in (self.interval, self.life):
+            stretch.add(count, loss, error, squared_error, seconds)
         self.row += count
         self.step += 1
         if self.interval.samples >= self.records.interval_samples:
@@ -489,7 +491,7 @@ class Lifelong:
         return model, adam_rates(parameters, optimizer, filled)
 
     def _trial_loss(self, model: nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.model.precision == "bfloat16"):
+        with self._precision():
             output = model(features)
         return row_loss(self.task, output, target, self.model.output.spread)
 
@@ -736,6 +738,12 @@ class Lifelong:
         self.parameters = list(self.model.parameters())
 
     # -- helpers
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """That of the job. Entering autocast costs 0.2 ms even where it changes nothing."""
+        if self.job.model.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
 
     def _tensors(self, features: Features) -> dict[str, Tensor]:
         return {name: _tensor(column).to(self.device) for name, column in features.items()}
