@@ -135,10 +135,10 @@ class Driver:
             gone_by = time.monotonic() + 60
             while any(map(_alive, mine)) and time.monotonic() < gone_by:
                 time.sleep(0.1)
-            left = [pid for pid in mine if _alive(pid)]
-            _kill(left)
+            left = {pid: _command(pid)[:80] for pid in mine if _alive(pid)}
+            _kill(list(left))
             if left:
-                raise RuntimeError(f"{kind}: {len(left)} processes of the run outlived its driver by a minute")
+                raise RuntimeError(f"{kind}: processes of the run outlived its driver by a minute: {left}")
 
 
 def kill_worker(driver: int, choice: random.Random) -> None:

@@ -53,9 +53,7 @@ def test_ten_lines_of_python_run_a_stream_and_go_on_with_it(here: Path) -> None:
 
     again = planaria.resume(result.folder)
     assert again.summary["samples"] == 1_280, "a run that is done stays as it is"
-    with pytest.raises(
-        planaria.InputError, match=r"out: holds a run already; choose another folder"
-    ):
+    with pytest.raises(planaria.InputError, match=r"out: holds a run already; choose another folder"):
         planaria.run(job, out="out", workers=0)
 
 

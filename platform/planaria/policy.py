@@ -14,7 +14,7 @@ from planaria.settings import Settings, parse
 class Heads(Settings):
     """How many attention heads a layer may have."""
 
-    start: int = Field(3, ge=1)
+    start: int = Field(4, ge=1)
     """Heads of each layer when the run begins."""
     min: int = Field(1, ge=1)
     """No layer goes below."""
@@ -39,11 +39,11 @@ class Budget(Settings):
     """No edit may take the model above this many parameters."""
     flops_per_sample: int | None = Field(None, ge=1)
     """No edit may take one forward pass above this."""
-    price: float = Field(0.06, ge=0)
+    price: float = Field(0.1, ge=0)
     """Nats per row that a model with every head in use must earn over one with none."""
-    decision_fraction: float = Field(0.2, gt=0, le=1)
+    decision_fraction: float = Field(0.16, gt=0, le=1)
     """Passes of a row through the model that decisions may spend, as a share of those that training spends: passes, not
-    seconds, so that a run is reproducible. 0.2 takes about a tenth of the run's time."""
+    seconds, so that a run is reproducible. 0.16 takes about a tenth of the run's time."""
 
 
 class LossChannel(Settings):
@@ -96,9 +96,9 @@ class Controller(Settings):
     """Between shifts: how often the controller looks for heads that can go."""
     wait_samples: int = Field(768, ge=64)
     """Rows of the new distribution to gather between a shift and its decision."""
-    inner_steps: int = Field(8, ge=1)
+    inner_steps: int = Field(6, ge=1)
     """Steps for which each candidate is adapted."""
-    inner_rows: int = Field(32, ge=8)
+    inner_rows: int = Field(24, ge=8)
     """Rows of each of these steps."""
     held_back: float = Field(0.33, gt=0, lt=1)
     """Share of the recent rows on which candidates are scored rather than adapted."""
@@ -107,10 +107,10 @@ class Controller(Settings):
     capacity_gain: float = Field(0.07, ge=0, lt=1)
     """Share of the present loss that doubling all heads takes away in the long run, which a short look-ahead cannot
     see."""
-    look_ahead_weight: float = Field(0.2, gt=0, le=1)
+    look_ahead_weight: float = Field(0.4, gt=0, le=1)
     """How much of what the look-ahead sees after its few steps is left on average until the next decision: losses and
     gains of a treatment or a removal fade as learning goes on, prices do not."""
-    certainty: float = Field(0.5, ge=0)
+    certainty: float = Field(0.25, ge=0)
     """An edit must beat keeping by this many standard errors."""
 
 

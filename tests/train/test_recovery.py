@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -69,6 +70,30 @@ def until(happens: Callable[[], bool], within_s: float = 180.0) -> None:
         time.sleep(0.01)
 
 
+class Background:
+    """A call in a thread of its own."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._work = work
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._work()
+        except BaseException as error:
+            self.error = error
+
+    def join(self) -> Any:
+        self.thread.join(400)
+        assert not self.thread.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
 # -- in one process
 
 
@@ -80,19 +105,18 @@ def test_a_process_killed_again_and_again_at_random_times_changes_nothing(
     context.set_forkserver_preload(["planaria.train.worker"])
     job = job_for(table, scale=LOCAL, storage={"checkpoint_every_s": 0.1, "keep_checkpoints": 1})
     store = CheckpointStore(str(tmp_path / "checkpoints"), 1)
-    kills = 0
-    while True:
+    kills = 6
+    for _ in range(kills):
         before = max(store.steps(), default=-1)
         process = context.Process(target=run_here, args=(job, RunFolder(tmp_path), table.parent))
         process.start()
         until(lambda before=before, process=process: max(store.steps(), default=-1) > before or not process.is_alive())
-        time.sleep(choice.uniform(0.0, 0.4))
+        time.sleep(choice.uniform(0.0, 0.8))
         process.kill()
         process.join()
-        if process.exitcode == 0:
-            break
-        kills += 1
-    assert kills >= 4
+        assert process.exitcode != 0, "it ended before it could be killed; give it more rows"
+    run_here(job, RunFolder(tmp_path), table.parent)
+    assert len(starts(tmp_path)) == kills + 1
     same(tmp_path, undisturbed)
 
 
@@ -184,7 +208,8 @@ def _parts(table: Path, count: int) -> list[Any]:
     import pyarrow.parquet as pq
 
     whole = pq.read_table(table)
-    return [whole.slice(at * ROWS // count, ROWS // count) for at in range(count)]
+    cuts = [at * ROWS // count for at in range(count + 1)]
+    return [whole.slice(low, high - low) for low, high in itertools.pairwise(cuts)]
 
 
 def _arrive(incoming: Path, number: int, part: Any) -> None:
@@ -201,9 +226,7 @@ def _following(table: Path, incoming: Path, scale: dict[str, Any]) -> Job:
 
 def _live_on_a_folder(job: Job, folder: RunFolder, incoming: Path, parts: list[Any], run: Callable[[], Any]) -> None:
     """Rows arrive while the run goes on; it is stopped while it waits, and goes on with the rest."""
-    done: list[Any] = []
-    thread = threading.Thread(target=lambda: done.append(run()))
-    thread.start()
+    first = Background(run)
     until(lambda: folder.live.exists() and folder.read_json(folder.live).get("status") == "waiting")
     for number, part in enumerate(parts[:3]):
         _arrive(incoming, number, part)
@@ -213,8 +236,7 @@ def _live_on_a_folder(job: Job, folder: RunFolder, incoming: Path, parts: list[A
     until(lambda: max(CheckpointStore(str(folder.checkpoints), 1).steps(), default=0) == last_step)
     until(lambda: folder.read_json(folder.live).get("status") == "waiting")
     folder.stop_mark.touch()
-    thread.join(120)
-    assert not thread.is_alive() and len(done) == 1
+    first.join()
     summary = folder.read_json(folder.summary)
     assert (summary["status"], summary["steps"]) == ("stopped", last_step)
     folder.stop_mark.unlink()
@@ -253,30 +275,6 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-class Background:
-    """A call in a thread of its own."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self._work = work
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._work()
-        except BaseException as error:
-            self.error = error
-
-    def join(self) -> Any:
-        self.thread.join(400)
-        assert not self.thread.is_alive()
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-
 @pytest.mark.ray
 def test_a_killed_worker_changes_nothing_and_the_controller_can_still_be_read(
     cluster: None, table: Path, tmp_path: Path, undisturbed: dict[str, Any]
@@ -290,10 +288,9 @@ def test_a_killed_worker_changes_nothing_and_the_controller_can_still_be_read(
     assert 0 <= step <= STEPS and state
     kill_worker(os.getpid(), random.Random(1))
     until(lambda: len(starts(folder)) > 1 or not run.thread.is_alive())
-    until(lambda: read_controller(folder.name)[0] > step or not run.thread.is_alive())
+    until(lambda: read_controller(folder.name)[0] > step)
     result = run.join()
     assert (result.status, result.summary["restarts"]) == ("done", 1)
-    assert read_controller(folder.name)[0] > step, "it is published again after the restart"
     same(folder, undisturbed)
 
 

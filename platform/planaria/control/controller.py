@@ -19,7 +19,7 @@ from planaria.errors import InputError
 from planaria.policy import Policy
 from planaria.signals import Candidate, Decision, Shift, StepReport
 
-FIRST_CREDIT_PASSES = 40_000
+FIRST_CREDIT_PASSES = 60_000
 """Row-passes a run may spend on decisions before it has earned them by training."""
 MOST_CANDIDATES = 6
 USUAL_RECENT, USUAL_MEMORY = 1_024, 512
@@ -48,7 +48,7 @@ class Bench(Protocol):
 
 @dataclass
 class OpenOutcome:
-    """An edit whose outcome is not known yet."""
+    """A decision whose outcome is not known yet."""
 
     decision: int
     trigger: str
@@ -125,7 +125,11 @@ class Controller:
         return Decision(step, sample, trigger, chosen, tuple(candidates), why, observation, bench.seconds() - began)
 
     def applied(self, decision: Decision) -> None:
-        """The chosen edit is in place: note births, start the cool-down, and wait for what it brings."""
+        """The choice is carried out: wait for what it brings, and after an edit note births and start the cool-down.
+
+        Keeping is waited for as well: what the loss does without an edit is what edits are held against.
+        """
+        self._expect(decision)
         edit = decision.chosen.edit
         if edit is None:
             return
@@ -135,6 +139,8 @@ class Controller:
         elif edit["kind"] == "shrink_heads":
             self.births[edit["layer"]] = [b for head, b in enumerate(layer) if head not in edit["heads"]]
         self.last_edit_sample = decision.sample
+
+    def _expect(self, decision: Decision) -> None:
         keep = decision.candidates[0]
         horizon = max(self.policy.heads.cooldown_samples, 2 * FAST_ROWS)
         self.open.append(
@@ -150,7 +156,7 @@ class Controller:
         )
 
     def outcomes(self, sample: int) -> list[tuple[int, float]]:
-        """(decision, gain realised) of the edits whose horizon has passed: fall of the fast loss, minus its price."""
+        """(decision, gain realised) of those whose horizon has passed: fall of the fast loss, minus its price."""
         ripe = [outcome for outcome in self.open if sample >= outcome.due_sample]
         self.open = [outcome for outcome in self.open if sample < outcome.due_sample]
         realised = []

@@ -23,11 +23,13 @@ def choose(
     best = max(candidates[1:], key=margin, default=None)
     if best is None:
         return keep, "nothing else is possible within the limits"
+    learned = bias.get(edit_kind(best), 0.0)
+    known = f", and such edits brought {learned:+.4f} more than predicted" if learned else ""
     if margin(best) <= 0:
-        return keep, f"nothing beats keeping: the best, {best.name}, is worth {_nats(best)}"
+        return keep, f"nothing beats keeping: the best, {best.name}, is worth {_nats(best)}{known}"
     saved = keep.price - best.price
     cost = f", {abs(saved):.4f} nats {'saved' if saved > 0 else 'paid'} for capacity" if saved else ""
-    return best, f"{best.name} is worth {_nats(best)} more than keeping{cost}"
+    return best, f"{best.name} is worth {_nats(best)} more than keeping{cost}{known}"
 
 
 def edit_kind(candidate: Candidate) -> str:

@@ -31,12 +31,20 @@ class Ledger:
         tally.realised += (realised - tally.realised) / tally.count
 
     def bias(self, trigger: str) -> dict[str, float]:
-        """By kind of edit: how much more than predicted such edits brought, shrunken towards 0 while few are known."""
+        """By kind of edit: how much more than predicted such edits brought, shrunken towards 0 while few are known.
+
+        The loss also falls without an edit: what keeping brought is subtracted, and without it nothing is claimed.
+        """
+        keep = self.tallies.get(f"{trigger}/keep")
+        if keep is None:
+            return {}
         prefix = f"{trigger}/"
         return {
-            key.removeprefix(prefix): (t.realised - t.predicted) * t.count / (t.count + PRIOR_OUTCOMES)
+            key.removeprefix(prefix): (t.realised - t.predicted - keep.realised)
+            * min(t.count, keep.count)
+            / (min(t.count, keep.count) + PRIOR_OUTCOMES)
             for key, t in self.tallies.items()
-            if key.startswith(prefix)
+            if key.startswith(prefix) and t is not keep
         }
 
     def state(self) -> dict[str, Any]:
