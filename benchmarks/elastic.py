@@ -1,7 +1,7 @@
-"""The demo's stream, elastic against fixed sizes: does a model that grows and shrinks its heads keep up with the largest?
+"""The demo's stream, elastic against fixed sizes: does an elastic model keep up with the largest?
 
-    .venv/bin/python benchmarks/elastic.py                                  seeds 0 to 4: elastic, and fixed at heads.max
-    .venv/bin/python benchmarks/elastic.py --seeds 100 101 --sizes 2 4 6    tuning seeds: what capacity is worth
+    python benchmarks/elastic.py                                  seeds 0 to 4: elastic, and fixed at heads.max
+    python benchmarks/elastic.py --seeds 100 101 --sizes 2 4 6    tuning seeds: what capacity is worth
 
 Every run is jobs/fashion_shift.yaml in this process; "fixed" is the same job with the controller off. Writes
 benchmarks/results/elastic.json (with --out, another file).

@@ -132,13 +132,18 @@ class Driver:
             _kill([self.process.pid, *(mine if kind == "ray" else [])])
         if kind != "worker":
             self.wait()
-            gone_by = time.monotonic() + 60
-            while any(map(_alive, mine)) and time.monotonic() < gone_by:
-                time.sleep(0.1)
-            left = {pid: _command(pid)[:80] for pid in mine if _alive(pid)}
-            _kill(list(left))
-            if left:
-                raise RuntimeError(f"{kind}: processes of the run outlived its driver by a minute: {left}")
+            self._await_end_of(mine)
+
+    def _await_end_of(self, processes: list[int]) -> None:
+        """Ray's processes end with their driver; its two agents ask a dead head for a minute first, and are helped."""
+        agents = [pid for pid in processes if "Agent" in _command(pid)]
+        gone_by = time.monotonic() + 60
+        while any(_alive(pid) for pid in processes if pid not in agents) and time.monotonic() < gone_by:
+            time.sleep(0.1)
+        left = {pid: _command(pid)[:80] for pid in processes if pid not in agents and _alive(pid)}
+        _kill([*agents, *left])
+        if left:
+            raise RuntimeError(f"processes of the run outlived its driver by a minute: {left}")
 
 
 def kill_worker(driver: int, choice: random.Random) -> None:

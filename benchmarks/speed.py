@@ -32,7 +32,7 @@ from planaria.blueprint import Blueprint, Edit, GrowHeads, ShrinkHeads
 from planaria.model import build
 
 BATCH = 128
-HEADS = 3
+HEADS = 4
 """Of each of two layers, as the demo starts."""
 STILL = {"controller": {"kind": "none"}, "heads": {"start": HEADS}}
 MEMORY_ROWS = 2_000
@@ -186,9 +186,9 @@ def surgery(step: float) -> list[Figure]:
 
     figures = []
     edits: Sequence[tuple[str, int, Edit]] = (
-        ("grow by a head (3 to 4)", 3, GrowHeads(0, 1)),
+        ("grow by a head (4 to 5)", 4, GrowHeads(0, 1)),
         ("grow by 4 heads (2 to 6)", 2, GrowHeads(0, 4)),
-        ("shrink by a head, refit included (3 to 2)", 3, ShrinkHeads(0, (1,))),
+        ("shrink by a head, refit included (4 to 3)", 4, ShrinkHeads(0, (1,))),
         ("shrink by a head, refit included (6 to 5)", 6, ShrinkHeads(0, (2,))),
     )
     for name, heads, edit in edits:
@@ -306,7 +306,7 @@ def main() -> None:
     figures += surgery(step) + watching()
     of_decisions, decisions = demo_run()
     figures += of_decisions + memory()
-    show("planaria's loop: Fashion-MNIST, 2 x 3 heads, width 64, batch 128 + 128 replayed, 1 thread", figures)
+    show(f"planaria's loop: Fashion-MNIST, 2 x {HEADS} heads, width 64, batch 128 + 128 replayed, 1 thread", figures)
     print(write("speed", {"figures": as_rows(figures), "decisions": decisions}))
 
 

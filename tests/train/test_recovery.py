@@ -295,7 +295,7 @@ def test_a_killed_worker_changes_nothing_and_the_controller_can_still_be_read(
 
 
 @pytest.mark.ray
-def test_a_killed_driver_changes_nothing_and_leaves_no_process_also_where_rays_ports_are_taken(
+def test_a_killed_driver_changes_nothing_also_where_rays_ports_are_taken(
     table: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
     job, folder = tmp_path / "job.yaml", tmp_path / "run"

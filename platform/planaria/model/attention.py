@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Above this many keys the T x S weights cost more to keep than the fused kernel costs to call (float32, CPU).
-_EXPLICIT_UP_TO_KEYS = 128
+_EXPLICIT_UP_TO_KEYS = 64
 
 
 class ElasticAttention(nn.Module):

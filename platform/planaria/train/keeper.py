@@ -116,7 +116,7 @@ class Keeper:
         """A folder that cannot be written stops the run on all workers together, rather than this one alone."""
         try:
             work()
-        except (RunError, OSError) as error:
+        except (RunError, OSError, SafetensorError) as error:
             self.failure, self.stopping = self._in_words(error), True
 
     def _in_words(self, error: Exception) -> str:

@@ -125,7 +125,8 @@ def ray_worker(config: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    os.chdir(config["base"])
+    with contextlib.suppress(OSError):  # what cannot be found from here is named when it is opened
+        os.chdir(config["base"])
     device = ray.train.torch.get_device()
     actor = config["actor"]
     try:
