@@ -248,7 +248,7 @@ class Kill:
     kind: str
     seed: int
     at_step: int
-    """As the run's watchers saw it, up to a second before."""
+    """At least: the last step that the run's watchers saw or that was checkpointed."""
     from_step: int = -1
     """The checkpoint from which it went on."""
     seconds_to_next_step: float = -1.0
@@ -285,6 +285,7 @@ def killed_run(number: int, kinds: tuple[str, ...], job: Path, folder: Path, ste
             time.sleep(0.02)
         again = starts(folder)[begun]
         kill.from_step, kill.seconds_to_next_step = again["step"], round(again["time"] - killed_at, 1)
+        kill.at_step = max(kill.at_step, kill.from_step)
         kills.append(kill)
     status, output = driver.wait()
     if status != 0:
