@@ -22,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with jobs/, and policies/ that hold a good and a bad policy."""
     (tmp_path / "jobs").mkdir()
     (tmp_path / "policies").mkdir()
-    (tmp_path / "policies/good.yaml").write_text("name: good\nheads: {max: 3}\n")
+    (tmp_path / "policies/good.yaml").write_text("name: good\nheads: {max: 5}\n")
     (tmp_path / "policies/bad.yaml").write_text("heads: {max: 2, min: 4}\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -210,9 +210,9 @@ def test_a_policy_may_be_a_name_a_path_or_written_in_the_job(project: Path) -> N
         "good",
         "../policies/good.yaml",
         str(project / "policies/good.yaml"),
-        "{name: good, heads: {max: 3}}",
+        "{name: good, heads: {max: 5}}",
     ):
-        assert load(STREAM + f"policy: {policy}").policy == Policy(name="good", heads=Heads(max=3))
+        assert load(STREAM + f"policy: {policy}").policy == Policy(name="good", heads=Heads(max=5))
 
 
 def test_a_job_without_a_policy_gets_the_default_one(project: Path) -> None:
