@@ -114,7 +114,7 @@ def test_a_run_ends_with_a_summary_its_report_and_what_opens_mlflow(
     assert call(["status", "run"]) == 0
     assert "status done" in " ".join(capsys.readouterr().out.split())
     assert call(["logs", "run"]) == 0
-    assert "revision 0: heads [2]" in capsys.readouterr().out
+    assert "revision 0: heads [4]" in capsys.readouterr().out
     assert call(["stop", "run"]) == 0
     assert capsys.readouterr().out == "run: had ended already (done)\n"
     assert call(["report", "run", "--out", "page.html"]) == 0

@@ -159,7 +159,7 @@ OVERRIDES = [
     ("seed.x=3", "seed: a mapping is not allowed; give a whole number of at least 0"),
     ("polcy.heads.max=3", "polcy: unknown key (did you mean 'policy'?)"),
     ("policy.heads.mx=3", "policy.heads.mx: unknown key (did you mean 'max'?)"),
-    ("policy.heads.min=4", "policy.heads: max is 3 but min is 4; raise max or lower min"),
+    ("policy.heads.min=6", "policy.heads: max is 5 but min is 6; raise max or lower min"),
     ("name=[a", "name: line 1, column 3: is not YAML: expected ',' or ']', but got '<stream end>'"),
     (
         "stream.scenario.contexts.2.samples=9",
