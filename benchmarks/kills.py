@@ -261,17 +261,19 @@ class Kill:
 
 
 def killed_run(number: int, kinds: tuple[str, ...], job: Path, folder: Path, steps: int) -> list[Kill]:
-    """Run a job, kill it at a random step of each of len(kinds) equal parts of it, and let it come to its end."""
+    """Run a job, kill it at a random step of each of len(kinds) equal parts of it, and let it come to its end.
+
+    The step that watchers see is up to a second old, so each part is killed in its first half at the latest by then.
+    """
     choice = random.Random(number)
     kills: list[Kill] = []
     driver = Driver("run", str(job), "--out", str(folder))
     for part, kind in enumerate(kinds):
-        target = (part + choice.uniform(0.1, 0.7)) * steps / len(kinds)
+        target = (part + choice.uniform(0.1, 0.5)) * steps / len(kinds)
         while step_now(folder) < target:
             if driver.process.poll() is not None:
                 raise RuntimeError(f"run {number} ended before it was killed: {driver.wait()[1]}")
             time.sleep(0.02)
-        time.sleep(choice.uniform(0.0, 0.8))
         if step_now(folder) >= steps:
             raise RuntimeError(f"run {number} was too quick to be killed by '{kind}'; give it more rows")
         kill = Kill(number, kind, number, step_now(folder))

@@ -30,6 +30,7 @@ from benchmarks.measure import Figure, alternate, as_rows, cpu_seconds, median_r
 
 from planaria.blueprint import Blueprint, Edit, GrowHeads, ShrinkHeads
 from planaria.model import build
+from planaria.train.allocator import reuse_freed_memory
 
 BATCH = 128
 HEADS = 4
@@ -299,6 +300,7 @@ def main() -> None:
     arguments.add_argument("--peak", choices=("bare", "still", "edits"), help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
+    reuse_freed_memory()  # as planaria's workers do; the bare loop has its share of it
     if chosen.peak:
         print(run_for_peak(chosen.peak))
         return

@@ -59,34 +59,29 @@ class LossDetector:
         residuals_B = self._baseline.residuals(report.loss_B.astype(np.float64))
         if not warm:
             return None
-        evidence = None
-        for sample, residual in enumerate(residuals_B.tolist(), report.start):
-            self._level += (residual - self._level) / LEVEL_ROWS
-            # Both see every row whatever the other says: their states must not depend on each other.
-            slow, fast = self._update_page_hinkley(sample, residual), self._update_adwin(sample, residual)
-            evidence = evidence or slow or fast
+        return self._watch(residuals_B, report.start)
+
+    def _watch(self, residuals_B: npt.NDArray[np.float64], first_sample: int) -> Evidence | None:
+        """The first evidence among these rows. Both detectors see every row, whatever the other says, so that their
+        states do not depend on each other. This loop is most of what detection costs: river's fields are read
+        directly, without its properties."""
+        page_hinkley, adwin, level, evidence = self._page_hinkley, self._adwin, self._level, None
+        for sample, residual in enumerate(residuals_B.tolist(), first_sample + 1):
+            level += (residual - level) / LEVEL_ROWS
+            page_hinkley.update(residual)  # type: ignore[no-untyped-call]
+            if page_hinkley._sum_increase == page_hinkley._min_increase:
+                self._low_sample = sample
+            # ADWIN's bound assumes values between 0 and 1.
+            adwin.update(0.5 + residual / (2 * CLIP))  # type: ignore[no-untyped-call]
+            if evidence is None and page_hinkley._drift_detected and level >= LEAST_RISE:
+                rise = page_hinkley._sum_increase - page_hinkley._min_increase
+                evidence = Evidence("loss (Page-Hinkley)", rise, page_hinkley.threshold, self._low_sample)
+            if evidence is None and adwin._drift_detected:
+                risen = (adwin.estimation - 0.5) * 2 * CLIP
+                if risen >= LEAST_RISE:
+                    evidence = Evidence("loss (ADWIN)", risen, LEAST_RISE, sample - int(adwin.width))
+        self._level = level
         return evidence
-
-    def _update_page_hinkley(self, sample: int, residual: float) -> Evidence | None:
-        detector = self._page_hinkley
-        detector.update(residual)  # type: ignore[no-untyped-call]
-        if detector._sum_increase == detector._min_increase:
-            self._low_sample = sample + 1
-        if not detector.drift_detected or self._level < LEAST_RISE:
-            return None
-        statistic = detector._sum_increase - detector._min_increase
-        return Evidence("loss (Page-Hinkley)", statistic, detector.threshold, self._low_sample)
-
-    def _update_adwin(self, sample: int, residual: float) -> Evidence | None:
-        detector = self._adwin
-        # ADWIN's bound assumes values between 0 and 1.
-        detector.update(0.5 + residual / (2 * CLIP))  # type: ignore[no-untyped-call]
-        if not detector.drift_detected:
-            return None
-        level = (detector.estimation - 0.5) * 2 * CLIP
-        if level < LEAST_RISE:
-            return None
-        return Evidence("loss (ADWIN)", level, LEAST_RISE, sample + 1 - int(detector.width))
 
     def state(self) -> dict[str, Any]:
         window = self._adwin._helper.__getstate__()

@@ -76,8 +76,8 @@ class _ImageMap:
         channel, row, column = (generator.integers(0, n, pairs) for n in shape)
         step = NEAR[generator.integers(0, len(NEAR), pairs)]
         near = (channel, (row + step[..., 0]) % height, (column + step[..., 1]) % width)
-        self._first = np.ravel_multi_index((channel, row, column), shape)
-        self._second = np.ravel_multi_index(near, shape)
+        self._first = np.ravel_multi_index((channel, row, column), shape).T.ravel()
+        self._second = np.ravel_multi_index(near, shape).T.ravel()
 
     def fit(self, features: Features) -> None:
         """Pictures have a scale of their own."""
@@ -85,8 +85,18 @@ class _ImageMap:
     def __call__(self, features: Features) -> Rows:
         image = features["image"].reshape(len(features["image"]), -1)
         pixels_BP = image if self._pixels is None else image[:, self._pixels]
-        contrast_BF = np.abs(_unit(image[:, self._first]) - _unit(image[:, self._second])).mean(2)
-        return np.concatenate([_unit(pixels_BP) @ self._weights_PF, 15 * contrast_BF], axis=1)
+        return np.concatenate([_unit(pixels_BP) @ self._weights_PF, 15 * self._contrast(image)], axis=1)
+
+    def _contrast(self, image_BP: npt.NDArray[Any]) -> Rows:
+        """Gathered along rows of the transposed pictures, and bytes as bytes: several times as fast."""
+        image_PB = np.ascontiguousarray(image_BP.T)
+        if image_PB.dtype != np.uint8:
+            image_PB = _unit(image_PB)
+        first, second = image_PB[self._first], image_PB[self._second]
+        difference = np.maximum(first, second) - np.minimum(first, second)
+        total = np.uint16 if difference.dtype == np.uint8 else np.float32
+        sum_FB = difference.reshape(PAIRS, -1, len(image_BP)).sum(0, dtype=total)
+        return np.asarray(sum_FB.T / np.float32(PAIRS * (255 if total is np.uint16 else 1)), np.float32)
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -21,7 +21,8 @@ ONSET_ROWS = 32
 """Resolution of the estimated onset."""
 TEST_ROWS = 128
 """Small batches are tested together: the windows hardly differ, and a test costs as much as 50 rows of them."""
-CHUNK_ROWS = 128
+CHUNK_ROWS = 512
+"""Rows join the reference together: every change of it is followed by a matrix inversion."""
 REFERENCE_LIMIT = 16
 """The reference is forgotten beyond this many times its least size."""
 
@@ -56,7 +57,6 @@ class WindowChannel:
     def update(self, report: StepReport) -> Evidence | None:
         rows_BF = self._fill_reference(self._view(report))
         self._recent_NF = np.concatenate([self._recent_NF, rows_BF])
-        # In chunks, because every change of the reference is followed by a matrix inversion.
         leaving = (len(self._recent_NF) - int(self._windows[-1])) // CHUNK_ROWS * CHUNK_ROWS
         if leaving > 0:
             self._reference.add(self._recent_NF[:leaving])

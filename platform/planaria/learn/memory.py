@@ -33,7 +33,8 @@ class ReplayMemory:
         self.seen = 0
         self.seen_per_class: dict[int, int] = {}
         self._slots_per_class: dict[int, list[int]] = {}
-        self._largest = 0
+        self._full: set[int] = set()
+        """Classes that are, or once were, the largest since the memory has been full."""
 
     def __len__(self) -> int:
         return self.rows
@@ -43,40 +44,69 @@ class ReplayMemory:
     ) -> list[tuple[int, int]]:
         """Decide which of the offered rows to keep: [(row within the batch, slot), ...]. Later pairs win a slot.
 
-        Reservoir: Vitter 1985. Class-balanced: Chrysakis & Moens 2020 (CBRS): a row of a class that is not the
-        largest takes the place of a row of the largest; one of the largest is sampled within its class.
+        Reservoir: Vitter 1985. Class-balanced: Chrysakis & Moens 2020 (CBRS): a row of a class that was never the
+        largest takes the place of a row of the largest; the others are sampled within their class.
         """
         if self.capacity == 0:
             return []
-        draws_B2 = np.random.default_rng((self.seed, _ADMIT, first_row)).random((len(target_B), 2)).tolist()
+        draws_B2 = np.random.default_rng((self.seed, _ADMIT, first_row)).random((len(target_B), 2))
+        at_N = np.flatnonzero(offered_B)
+        label_N = target_B[at_N].astype(np.int64) if self.balanced else np.zeros(len(at_N), np.int64)
+        present = np.unique(label_N).tolist()
+        if self._full.issuperset(present):
+            return self._sample_within(present, label_N, at_N, draws_B2[at_N])
         chosen = []
-        labels = target_B.tolist() if self.balanced else [0] * len(target_B)
-        for at in np.flatnonzero(offered_B).tolist():
-            slot = self._slot_for(labels[at], draws_B2[at])
+        for at, label, draw_2 in zip(at_N.tolist(), label_N.tolist(), draws_B2[at_N].tolist(), strict=True):
+            slot = self._slot_for(label, draw_2)
             if slot is not None:
                 chosen.append((at, slot))
         return chosen
 
+    def _sample_within(
+        self,
+        present: list[int],
+        label_N: npt.NDArray[np.int64],
+        at_N: npt.NDArray[np.int64],
+        draws_N2: npt.NDArray[np.float64],
+    ) -> list[tuple[int, int]]:
+        """What `_slot_for` says of rows of full classes, all at once: nearly every step of a long stream."""
+        held_N = np.empty(len(label_N), np.int64)
+        seen_N = np.empty(len(label_N), np.int64)
+        for label in present:
+            mine = label_N == label
+            held_N[mine] = len(self._slots_per_class[label])
+            seen_N[mine] = self.seen_per_class[label] + np.arange(1, mine.sum() + 1)
+            self.seen_per_class[label] += int(mine.sum())
+        self.seen += len(label_N)
+        place_N = (draws_N2[:, 0] * held_N).astype(np.int64)
+        kept = np.flatnonzero(draws_N2[:, 1] * seen_N < held_N)
+        return [(int(at_N[n]), self._slots_per_class[int(label_N[n])][place_N[n]]) for n in kept]
+
     def _slot_for(self, label: int, draw_2: list[float]) -> int | None:
-        """Where the row goes, if anywhere. Most rows of a long stream end at the last comparison: that path is kept
-        short, and the size of the largest class is only counted again when a class has given up a row."""
+        """Where the row goes, if anywhere."""
         self.seen += 1
         seen = self.seen_per_class[label] = self.seen_per_class.get(label, 0) + 1
         own = self._slots_per_class.setdefault(label, [])
         if self.rows < self.capacity:
+            own.append(self.rows)
             self.rows += 1
-            own.append(self.rows - 1)
-            self._largest = max(self._largest, len(own))
+            if self.rows == self.capacity:
+                self._fill()
             return self.rows - 1
-        if len(own) < self._largest:
+        if label not in self._full:
             victims = max(self._slots_per_class.values(), key=len)
             slot = victims.pop(int(draw_2[0] * len(victims)))
             own.append(slot)
-            self._largest = max(map(len, self._slots_per_class.values()))
+            self._fill()
             return slot
         if draw_2[1] * seen < len(own):
             return own[int(draw_2[0] * len(own))]
         return None
+
+    def _fill(self) -> None:
+        """Note which classes are a largest one now: they are full from now on, also when others have caught up."""
+        largest = max(map(len, self._slots_per_class.values()))
+        self._full |= {label for label, slots in self._slots_per_class.items() if len(slots) == largest}
 
     def store(
         self,
@@ -126,6 +156,7 @@ class ReplayMemory:
             "seen": self.seen,
             "seen_per_class": list(self.seen_per_class.items()),
             "slots_per_class": list(self._slots_per_class.items()),
+            "full": sorted(self._full),
         }
         columns = {name: _to_arrow(column[: self.rows]) for name, column in stored.items() if _width(column)}
         return pa.table(columns).replace_schema_metadata({"planaria": json.dumps(about)})
@@ -147,7 +178,7 @@ class ReplayMemory:
             self.target, self.remembered = stored.pop("target"), stored.pop("remembered")
             self.seen_per_class = {int(label): int(count) for label, count in about["seen_per_class"]}
             self._slots_per_class = {int(label): list(slots) for label, slots in about["slots_per_class"]}
-            self._largest = max(map(len, self._slots_per_class.values()), default=0)
+            self._full = {int(label) for label in about["full"]}
             self.columns, self.rows, self.seen = stored, table.num_rows, int(about["seen"])
         except (KeyError, ValueError, TypeError, pa.ArrowInvalid) as error:
             raise InputError(f"memory: not a usable replay memory ({error}); use an older checkpoint") from None

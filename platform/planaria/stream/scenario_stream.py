@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from planaria.stream.vocabulary import UNRESOLVED, in_order
 Integers = npt.NDArray[np.int64]
 AVAILABLE_ROWS = 1 << 20
 """How far available() looks ahead."""
+PLAN_ROWS = 2_048
+"""Where rows come from is worked out for so many at once, which costs little more than for one step's."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class ScenarioStream:
         self._class_of_number: list[int] = []
         self._furthest = 0
         self._contexts = _contexts(changes, self._schedule.names, pools, seed)
+        self._plan = lru_cache(maxsize=2)(self._plan_of)
 
     @property
     def labels(self) -> list[str | int]:
@@ -73,14 +77,11 @@ class ScenarioStream:
         return max(0, min(AVAILABLE_ROWS, self.total_rows - start))
 
     def read(self, start: int, count: int) -> DecodedRows:
-        rows = np.arange(start, max(start, min(start + count, self.total_rows)), dtype=np.int64)
-        contexts = self._schedule.contexts(rows)
-        origin = np.empty(len(rows), np.int64)
-        target = np.empty(len(rows), self._pool.target.dtype)
-        for number in np.unique(contexts):
-            context, mine = self._contexts[number], np.flatnonzero(contexts == number)
-            origin[mine] = self._draw(context, rows[mine])
-            target[mine] = self._targets(context, self._pool, origin[mine])
+        stop = max(start, min(start + count, self.total_rows))
+        rows = np.arange(start, stop, dtype=np.int64)
+        blocks = [self._plan(number) for number in range(start // PLAN_ROWS, -(-stop // PLAN_ROWS))]
+        within = slice(start % PLAN_ROWS, start % PLAN_ROWS + len(rows))
+        contexts, origin, target = (np.concatenate(parts)[within] for parts in zip(*blocks, strict=True))
         self._furthest = max(self._furthest, start + len(rows))
         if self._pool.labels:
             target = self._numbered(target)
@@ -89,6 +90,19 @@ class ScenarioStream:
             return self._features(self._pool, contexts[index], origin[index], rows[index])
 
         return DecodedRows(start, target, contexts, np.zeros(len(rows), np.bool_), decode)
+
+    def _plan_of(self, number: int) -> tuple[Integers, Integers, npt.NDArray[Any]]:
+        """Of a block of rows: their contexts, their row numbers in the pool, and their classes or values."""
+        first = number * PLAN_ROWS
+        rows = np.arange(first, min(first + PLAN_ROWS, self.total_rows), dtype=np.int64)
+        contexts = self._schedule.contexts(rows)
+        origin = np.empty(len(rows), np.int64)
+        target = np.empty(len(rows), self._pool.target.dtype)
+        for context_number in np.unique(contexts):
+            context, mine = self._contexts[context_number], np.flatnonzero(contexts == context_number)
+            origin[mine] = self._draw(context, rows[mine])
+            target[mine] = self._targets(context, self._pool, origin[mine])
+        return contexts, origin, target
 
     def held_out(self, context: int, count: int) -> DecodedRows:
         """Test rows of the context's classes, as its transform makes them; the same ones for every call.

@@ -20,6 +20,7 @@ from planaria.errors import InputError, RunError
 from planaria.job import Job
 from planaria.signals import Stream
 from planaria.stream import open_stream
+from planaria.train.allocator import reuse_freed_memory
 from planaria.train.checkpoint import CheckpointStore
 from planaria.train.folder import RunFolder
 from planaria.train.group import Alone, Group, TorchGroup, agree
@@ -118,12 +119,17 @@ def _stopped_before_it_began(job: Job, folder: RunFolder, group: Group) -> dict[
     return summary
 
 
+def _prepare_process() -> None:
+    torch.set_num_threads(1)
+    reuse_freed_memory()
+
+
 def ray_worker(config: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's loop: `config` holds the job as JSON, its folder, the base of relative paths, and the actor."""
     import ray.train
     import ray.train.torch
 
-    torch.set_num_threads(1)
+    _prepare_process()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with contextlib.suppress(OSError):  # what cannot be found from here is named when it is opened
         os.chdir(config["base"])
@@ -146,6 +152,6 @@ def ray_worker(config: dict[str, Any]) -> dict[str, Any]:
 
 def run_here(job: Job, folder: RunFolder, base: Path) -> dict[str, Any]:
     """The whole run in this process, without Ray."""
-    torch.set_num_threads(1)
+    _prepare_process()
     device = torch.device("cuda" if job.scale.gpus is not False and torch.cuda.is_available() else "cpu")
     return live(job, folder, base, Alone(), device)
