@@ -60,12 +60,13 @@ def adapt(learner: Learner, loss: Tensor, clip_norm: float, share: float = 1.0) 
     parameters = list(learner.module.parameters())
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-    scale = share * float((clip_norm / torch.stack([g.norm() for g in filled]).norm().clamp(min=1e-12)).clamp(max=1.0))
+    length = float(nn.utils.get_total_norm(filled, foreach=True))
+    scale = share * min(1.0, clip_norm / max(length, 1e-12))
     with warnings.catch_warnings():
         # learn2learn reads `.grad` of tensors that are no leaves, where it has just put the gradient.
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         update = algorithms().meta_sgd.meta_sgd_update
-        learner.module = update(learner.module, learner.lrs, [scale * g for g in filled])
+        learner.module = update(learner.module, learner.lrs, list(torch._foreach_mul(filled, scale)))
 
 
 def adam_rates(

@@ -19,7 +19,7 @@ from planaria.errors import InputError
 from planaria.policy import Policy
 from planaria.signals import Candidate, Decision, Shift, StepReport
 
-FIRST_CREDIT_PASSES = 60_000
+FIRST_CREDIT_PASSES = 25_000
 """Row-passes a run may spend on decisions before it has earned them by training."""
 MOST_CANDIDATES = 6
 USUAL_RECENT, USUAL_MEMORY = 1_024, 512

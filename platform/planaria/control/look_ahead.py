@@ -64,24 +64,16 @@ def run_trial(
     learn_R, score_R = _split(len(evidence.recent_target), settings.held_back, seed)
     learn_M, score_M = _split(len(evidence.memory_target), 0.5, seed + 1)
     draws = np.random.default_rng((seed, 2))
+    few = settings.inner_rows
     for step in range(settings.inner_steps):
-        features, target = _take(evidence.recent, evidence.recent_target, draws.choice(learn_R, settings.inner_rows))
-        loss = row_loss(learner.module, features, target).mean()
-        if len(learn_M):
-            features, target = _take(
-                evidence.memory, evidence.memory_target, draws.choice(learn_M, settings.inner_rows)
-            )
-            loss = loss + row_loss(learner.module, features, target).mean()
+        recent_at, memory_at = draws.choice(learn_R, few), draws.choice(learn_M, few) if len(learn_M) else learn_M
+        loss_N = row_loss(learner.module, *_take_both(evidence, recent_at, memory_at))
+        loss = loss_N[:few].mean() + (loss_N[few:].mean() if len(learn_M) else 0)
         # Falling steps: without momentum, the noise of the last ones would drown what candidates differ by.
         adapt(learner, loss, clip_norm, share=1 - step / settings.inner_steps)
     with torch.no_grad():
-        recent = row_loss(learner.module, *_take(evidence.recent, evidence.recent_target, score_R))
-        memory = (
-            row_loss(learner.module, *_take(evidence.memory, evidence.memory_target, score_M))
-            if len(score_M)
-            else recent[:0]
-        )
-    return Trial(recent.cpu().numpy(), memory.cpu().numpy())
+        scored = row_loss(learner.module, *_take_both(evidence, score_R, score_M)).cpu().numpy()
+    return Trial(scored[: len(score_R)], scored[len(score_R) :])
 
 
 def score(candidates: Sequence[Candidate], trials: Sequence[Trial], settings: Controller) -> list[Candidate]:
@@ -120,8 +112,15 @@ def _split(rows: int, held_back: float, seed: int) -> tuple[npt.NDArray[np.int64
     return order[:cut], order[cut:]
 
 
-def _take(
-    features: Mapping[str, Tensor], target: Tensor, index: npt.NDArray[np.int64]
+def _take_both(
+    evidence: Evidence, recent_at: npt.NDArray[np.int64], memory_at: npt.NDArray[np.int64]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    at = torch.from_numpy(index).to(target.device)
-    return {name: column.index_select(0, at) for name, column in features.items()}, target.index_select(0, at)
+    """Recent rows and after them remembered ones: one pass through the model costs less than two."""
+    device = evidence.recent_target.device
+    recent, memory = torch.from_numpy(recent_at).to(device), torch.from_numpy(memory_at).to(device)
+
+    def take(of_recent: Tensor, of_memory: Tensor) -> Tensor:
+        return torch.cat((of_recent.index_select(0, recent), of_memory.index_select(0, memory)))
+
+    features = {name: take(column, evidence.memory[name]) for name, column in evidence.recent.items()}
+    return features, take(evidence.recent_target, evidence.memory_target)
