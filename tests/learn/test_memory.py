@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ def _fill(memory: ReplayMemory, targets: npt.NDArray[Any], batch: int = 50, firs
             memory.store(slots, features, target[at], np.tile(target[at][:, None], 2).astype(np.float32))
 
 
-def _memory(kind: str = "reservoir", rows: int = 200, task: Task = "classification") -> ReplayMemory:
-    return ReplayMemory(Memory.model_validate({"kind": kind, "rows": rows}), task, seed=5)
+def _memory(
+    kind: str = "reservoir", rows: int = 200, task: Task = "classification", hold_back: bool = False
+) -> ReplayMemory:
+    return ReplayMemory(Memory.model_validate({"kind": kind, "rows": rows}), task, 5, hold_back)
 
 
 def test_a_reservoir_holds_a_uniform_sample_of_the_stream() -> None:
@@ -40,6 +43,29 @@ def test_class_balance_keeps_rare_classes() -> None:
     memory = _memory("class_balanced", rows=200)
     _fill(memory, targets)
     assert np.bincount(memory.target).tolist() == [50, 50, 50, 50]
+
+
+def test_a_class_that_was_once_a_largest_stays_full() -> None:
+    """Else classes that are one short of the largest would take every row of theirs, and forget their past."""
+    memory = _memory("class_balanced", rows=70)  # 9 classes: 7 or 8 slots each
+    targets = np.random.default_rng(2).integers(0, 9, 40_000)
+    _fill(memory, targets)
+    early = (memory.columns["numeric"][:, 0] < 20_000).mean()
+    assert 0.3 < early < 0.7
+    assert np.bincount(memory.target).min() >= 7
+
+
+def test_whole_batches_are_admitted_as_row_by_row() -> None:
+    targets = np.random.default_rng(3).integers(0, 5, 2_000)
+    memory = _memory("class_balanced", rows=100)
+    _fill(memory, targets)
+    label_N = np.random.default_rng(4).integers(0, 5, 300)
+    draws_N2 = np.random.default_rng(5).random((300, 2))
+    one_by_one = copy.deepcopy(memory)
+    slots = [one_by_one._slot_for(label, draw) for label, draw in zip(label_N.tolist(), draws_N2.tolist(), strict=True)]
+    kept = memory._sample_within(sorted(set(label_N.tolist())), label_N, np.arange(300), draws_N2)
+    assert kept == [(at, slot) for at, slot in enumerate(slots) if slot is not None] and kept
+    assert memory.seen_per_class == one_by_one.seen_per_class and memory.seen == one_by_one.seen
 
 
 def test_a_stored_row_keeps_its_own_target_and_output() -> None:
@@ -98,3 +124,14 @@ def test_regression_targets_are_kept_as_they_are() -> None:
     memory = _memory("class_balanced", task="regression")
     _fill(memory, np.linspace(0, 1, 100, dtype=np.float32))
     assert np.allclose(np.sort(memory.target[:100]), np.linspace(0, 1, 100))
+
+
+def test_rows_held_back_are_never_replayed() -> None:
+    memory = _memory(rows=100, hold_back=True)
+    _fill(memory, np.zeros(300, np.int64))
+    held = memory.held(1_000, step=0)
+    replayed = np.concatenate([memory.draw(40, step) for step in range(100)])
+    assert len(held) == 12 and not np.intersect1d(held, replayed).size
+    assert np.array_equal(np.union1d(held, replayed), np.arange(100)), "and all the others are"
+    assert len(memory.held(5, step=1)) == 5 and np.isin(memory.held(5, step=1), held).all()
+    assert not _memory().held(5, step=1).size

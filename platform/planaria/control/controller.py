@@ -22,7 +22,7 @@ from planaria.signals import Candidate, Decision, Shift, StepReport
 FIRST_CREDIT_PASSES = 25_000
 """Row-passes a run may spend on decisions before it has earned them by training."""
 MOST_CANDIDATES = 6
-USUAL_RECENT, USUAL_MEMORY = 1_024, 512
+USUAL_RECENT, USUAL_HELD = 1_024, 256
 SCORING_PASSES = 2_000
 """About what measuring importance and growth costs a decision."""
 
@@ -118,7 +118,7 @@ class Controller:
         observation = {**self.pulse.observation(), **self._observation(bench.blueprint, scores, sample)}
         trials = bench.trials(candidates, evidence, self.seed * 1_000_003 + step)
         candidates = score(candidates, trials, self.policy.controller)
-        each = row_passes(self.policy.controller, len(evidence.recent_target), len(evidence.memory_target))
+        each = row_passes(self.policy.controller, len(evidence.recent_target), evidence.held)
         self.passes_spent += SCORING_PASSES + len(candidates) * each
         bias = {} if trigger.endswith("shift") else self.ledger.bias(trigger)
         chosen, why = choose(candidates, self.policy.controller.certainty, bias)
@@ -203,7 +203,7 @@ class Controller:
 
     def _can_pay(self, decisions: int) -> bool:
         """Is there decision budget for so many decisions of the usual size?"""
-        each = SCORING_PASSES + MOST_CANDIDATES * row_passes(self.policy.controller, USUAL_RECENT, USUAL_MEMORY)
+        each = SCORING_PASSES + MOST_CANDIDATES * row_passes(self.policy.controller, USUAL_RECENT, USUAL_HELD)
         earned = max(FIRST_CREDIT_PASSES, self.policy.budget.decision_fraction * self.passes_trained)
         return self.passes_spent + decisions * each <= earned
 

@@ -26,12 +26,14 @@ Branch = Callable[[Candidate], tuple[nn.Module, list[Tensor]]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Rows for one decision: recent ones, and remembered ones (perhaps none)."""
+    """Rows for one decision: recent ones, and remembered ones (perhaps none), of which the last `held` were never
+    replayed: candidates adapt on the others and are scored on those."""
 
     recent: Mapping[str, Tensor]
     recent_target: Tensor
     memory: Mapping[str, Tensor]
     memory_target: Tensor
+    held: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ class Trial:
     memory_M: npt.NDArray[np.float32]
 
 
-def row_passes(settings: Controller, recent_rows: int, memory_rows: int) -> int:
+def row_passes(settings: Controller, recent_rows: int, held_rows: int) -> int:
     """Cost of one trial in passes of one row through the model (forward 1, backward 2)."""
-    inner = settings.inner_steps * settings.inner_rows * (2 if memory_rows else 1) * 3
-    return inner + round(recent_rows * settings.held_back) + memory_rows // 2
+    inner = settings.inner_steps * settings.inner_rows * (2 if held_rows else 1) * 3
+    return inner + round(recent_rows * settings.held_back) + held_rows
 
 
 def run_trial(
@@ -62,7 +64,7 @@ def run_trial(
     model, rates = branch(candidate)
     learner = fast_learner(model, rates)
     learn_R, score_R = _split(len(evidence.recent_target), settings.held_back, seed)
-    learn_M, score_M = _split(len(evidence.memory_target), 0.5, seed + 1)
+    learn_M, score_M = np.split(np.arange(len(evidence.memory_target)), [len(evidence.memory_target) - evidence.held])
     draws = np.random.default_rng((seed, 2))
     few = settings.inner_rows
     for step in range(settings.inner_steps):

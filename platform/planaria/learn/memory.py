@@ -16,14 +16,19 @@ from planaria.errors import InputError
 from planaria.policy import Memory
 from planaria.signals import Features, Task
 
-_ADMIT, _REPLAY = 1, 2
+_ADMIT, _REPLAY, _HELD = 1, 2, 3
+_HELD_EVERY = 8
+"""One slot in so many is held back from replay, where rows are held back at all."""
 
 
 class ReplayMemory:
     """Rows with their targets and the outputs the model gave for them, chosen by reservoir or by class balance."""
 
-    def __init__(self, settings: Memory, task: Task, seed: int) -> None:
+    def __init__(self, settings: Memory, task: Task, seed: int, hold_back: bool = False) -> None:
+        """`hold_back` keeps an eighth of the rows out of replay: replayed rows are soon known by heart, and would
+        tell a decision that any change of the model makes it forget."""
         self.capacity = settings.rows
+        self.hold_back = hold_back
         self.balanced = settings.kind == "class_balanced" and task == "classification"
         self.task, self.seed = task, seed
         self.columns: dict[str, npt.NDArray[Any]] = {}
@@ -130,13 +135,23 @@ class ReplayMemory:
 
     def draw(self, rows: int, step: int, purpose: int = 0) -> npt.NDArray[np.int64]:
         """Slots to replay at this step: without replacement while there are enough."""
-        rows = min(rows, 4 * self.rows)
+        there = self.rows - self.rows // _HELD_EVERY if self.hold_back else self.rows
+        rows = min(rows, 4 * there)
         if rows == 0:
             return np.zeros(0, np.int64)
-        generator = np.random.default_rng((self.seed, _REPLAY + purpose, step))
-        if rows <= self.rows:
-            return generator.choice(self.rows, rows, replace=False).astype(np.int64)
-        return generator.integers(0, self.rows, rows)
+        generator = np.random.default_rng((self.seed, _REPLAY, purpose, step))
+        if rows <= there:
+            slots = generator.choice(there, rows, replace=False).astype(np.int64)
+        else:
+            slots = generator.integers(0, there, rows)
+        return slots + slots // (_HELD_EVERY - 1) if self.hold_back else slots
+
+    def held(self, rows: int, step: int) -> npt.NDArray[np.int64]:
+        """Slots that are never replayed, at most so many."""
+        slots = np.arange(_HELD_EVERY - 1, self.rows if self.hold_back else 0, _HELD_EVERY)
+        if len(slots) <= rows:
+            return slots
+        return np.sort(np.random.default_rng((self.seed, _HELD, step)).choice(slots, rows, replace=False))
 
     def select(self, slots: npt.NDArray[np.int64]) -> Features:
         return {name: column[slots] for name, column in self.columns.items()}

@@ -52,8 +52,8 @@ from planaria.train.group import Group, own_shards, tree_sum
 
 RECENT_ROWS = 1_024
 """Newest rows a decision may look at."""
-MEMORY_ROWS = 512
-"""Remembered rows a decision may look at."""
+MEMORY_ROWS = 256
+"""Remembered rows a decision may adapt on, and as many never replayed ones on which it is scored."""
 CALIBRATION_ROWS = 512
 SCORING_ROWS = 256
 TEMPER = 0.3
@@ -117,7 +117,7 @@ class Lifelong:
         self.task = stream.fields.task
         self.shards = job.scale.shard_count
         policy = job.policy
-        self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed)
+        self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, policy.controller.kind != "none")
         self.replay_loss = build_replay_loss(policy.learner)
         self.monitor = ShiftMonitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
@@ -427,7 +427,8 @@ class Lifelong:
         first = max(since_row, self.row - RECENT_ROWS, 0)
         rows = self.stream.read(first, self.row - first)
         learned = np.flatnonzero(~rows.held_out)
-        slots = self.memory.draw(min(MEMORY_ROWS, len(self.memory)), self.step, purpose=1)
+        held = self.memory.held(MEMORY_ROWS, self.step)
+        slots = np.concatenate((self.memory.draw(MEMORY_ROWS, self.step, purpose=1), held))
         recent = rows.select(learned)
         remembered = self.memory.select(slots) if len(slots) else {n: v[:0] for n, v in recent.items()}
         evidence = Evidence(
@@ -435,15 +436,16 @@ class Lifelong:
             recent_target=self._target(rows.target[learned]),
             memory=self._tensors(remembered),
             memory_target=self._target(self.memory.target[slots]),
+            held=len(held),
         )
         half = CALIBRATION_ROWS // 2
-        self._calibration = {n: torch.cat((v[-half:], evidence.memory[n][:half])) for n, v in evidence.recent.items()}
+        self._calibration = {n: torch.cat((v[-half:], evidence.memory[n][-half:])) for n, v in evidence.recent.items()}
         return evidence
 
     def scores(self, evidence: Evidence) -> tuple[list[list[float]], list[float]]:
         half = SCORING_ROWS // 2
-        features = {n: torch.cat((v[-half:], evidence.memory[n][:half])) for n, v in evidence.recent.items()}
-        target = torch.cat((evidence.recent_target[-half:], evidence.memory_target[:half]))
+        features = {n: torch.cat((v[-half:], evidence.memory[n][-half:])) for n, v in evidence.recent.items()}
+        target = torch.cat((evidence.recent_target[-half:], evidence.memory_target[-half:]))
         loss = partial(self._plain_loss, self.model)
         importance = head_importance(self.model, features, target, loss)
         return importance, growth_scores(self.model, features, target, loss, seed=self._surgery_seed())
