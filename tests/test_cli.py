@@ -208,5 +208,5 @@ def test_help_is_quick_and_names_every_command() -> None:
         check=False,
     )
     assert done.returncode == 0, f"help imports {done.stderr}"
-    for command in ("run", "resume", "report", "submit", "status", "logs", "stop", "fetch", "doctor"):
+    for command in ("run", "resume", "report", "explain", "submit", "status", "logs", "stop", "fetch", "doctor"):
         assert f" {command} " in done.stdout

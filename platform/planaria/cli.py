@@ -150,6 +150,27 @@ def report(run: str, /, *, out: Path | None = None, tracking_uri: str | None = N
 
 
 @app.command
+def explain(folder: Path, /, *, step: int | None = None, as_json: Json = False) -> int:
+    """Say why a decision was taken: what was seen, what each option promised, what was chosen and what it brought.
+
+    Parameters
+    ----------
+    folder
+        The run's folder. `planaria logs` lists its decisions.
+    step
+        The step of the decision. Default: the newest one.
+    """
+    from planaria.record.explain import explanation, find_decision
+
+    decision = find_decision(_run_folder(str(folder)), step)
+    if as_json:
+        _show(decision, "", as_json)
+    else:
+        _out().print(explanation(decision), highlight=False)
+    return DONE
+
+
+@app.command
 def submit(job: Path, /, *settings: Settings, address: str, follow: bool = False, as_json: Json = False) -> int:
     """Hand a job to a Ray cluster; prints the id by which status, logs and stop know it.
 
@@ -388,7 +409,7 @@ def _history(folder: Path) -> list[str]:
         for row in read_rows(folder, "shifts")
     ]
     told += [
-        (row["sample"], 1, f"{row['chosen']}, after {row['trigger']}: {row['why']}")
+        (row["sample"], 1, f"step {row['step']:,}: {row['chosen']}, after {row['trigger']}: {row['why']}")
         for row in read_rows(folder, "decisions")
     ]
     told += [
