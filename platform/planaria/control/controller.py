@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from planaria.blueprint import Blueprint
 from planaria.control.decide import choose, edit_kind
 from planaria.control.ledger import Ledger
 from planaria.control.look_ahead import Evidence, Trial, row_passes, score
-from planaria.control.propose import Scores, propose
+from planaria.control.propose import Scores, price_of, propose
 from planaria.control.pulse import FAST_ROWS, Pulse
 from planaria.errors import InputError
 from planaria.policy import Policy
-from planaria.signals import Candidate, Decision, Shift, StepReport
+from planaria.signals import Candidate, Decision, Shift, ShiftKind, StepReport
 
 FIRST_CREDIT_PASSES = 25_000
 """Row-passes a run may spend on decisions before it has earned them by training."""
@@ -74,6 +74,8 @@ class Controller:
         self.passes_trained = 0
         self.passes_spent = 0
         self.decisions = 0
+        self.loss_remembered = 0.0
+        """On remembered rows, at the last decision that looked at any."""
         self.open: list[OpenOutcome] = []
 
     def observe(self, report: StepReport, passes: int) -> None:
@@ -115,9 +117,13 @@ class Controller:
         candidates = propose(trigger, bench.blueprint, scores, self.pulse.loss_fast, self.policy)[:MOST_CANDIDATES]
         if self._cooling(sample):
             candidates = [c for c in candidates if c.edit is None]
-        observation = {**self.pulse.observation(), **self._observation(bench.blueprint, scores, sample)}
+        observation = {**self.pulse.observation(), **self._observation(trigger, bench.blueprint, scores, sample)}
         trials = bench.trials(candidates, evidence, self.seed * 1_000_003 + step)
         candidates = score(candidates, trials, self.policy.controller)
+        if evidence.held:
+            remembered = candidates[0].loss_memory
+            observation["memory_drift"] = remembered / self.loss_remembered - 1 if self.loss_remembered else 0.0
+            self.loss_remembered = remembered
         each = row_passes(self.policy.controller, len(evidence.recent_target), evidence.held)
         self.passes_spent += SCORING_PASSES + len(candidates) * each
         bias = {} if trigger.endswith("shift") else self.ledger.bias(trigger)
@@ -177,6 +183,7 @@ class Controller:
             "passes_trained": self.passes_trained,
             "passes_spent": self.passes_spent,
             "decisions": self.decisions,
+            "loss_remembered": self.loss_remembered,
             "open": [asdict(outcome) for outcome in self.open],
         }
 
@@ -191,6 +198,7 @@ class Controller:
             self.next_thrift_sample = int(state["next_thrift_sample"])
             self.passes_trained, self.passes_spent = int(state["passes_trained"]), int(state["passes_spent"])
             self.decisions = int(state["decisions"])
+            self.loss_remembered = float(state["loss_remembered"])
             self.open = [OpenOutcome(**outcome) for outcome in state["open"]]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"controller state: not usable ({error}); use an older checkpoint") from None
@@ -207,13 +215,19 @@ class Controller:
         earned = max(FIRST_CREDIT_PASSES, self.policy.budget.decision_fraction * self.passes_trained)
         return self.passes_spent + decisions * each <= earned
 
-    def _observation(self, blueprint: Blueprint, scores: Scores, sample: int) -> dict[str, float]:
+    def _observation(self, trigger: str, blueprint: Blueprint, scores: Scores, sample: int) -> dict[str, float]:
         budget = self.policy.budget.decision_fraction * max(1, self.passes_trained)
-        relative = [h / max(1e-12, sum(layer) / len(layer)) for layer in scores.importance for h in layer]
+        relative = sorted(h / max(1e-12, sum(layer) / len(layer)) for layer in scores.importance for h in layer)
+        mature = [ripe for layer in scores.mature for ripe in layer]
         return {
+            **{f"shift_{kind}": float(trigger == f"{kind} shift") for kind in get_args(ShiftKind)},
             "heads_fraction": sum(blueprint.heads) / (self.policy.heads.max * blueprint.layers),
-            "importance_lowest": min(relative),
+            "heads_mature": sum(mature) / len(mature),
+            "importance_lowest": relative[0],
+            "importance_second": relative[min(1, len(relative) - 1)],
             "growth_strongest": max(scores.growth),
+            "growth_weakest": min(scores.growth),
             "samples_since_edit": float(sample - self.last_edit_sample),
+            "price": price_of(blueprint, self.policy.heads, self.policy.budget),
             "decision_budget_left": 1 - self.passes_spent / budget,
         }

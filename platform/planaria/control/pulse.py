@@ -9,18 +9,23 @@ from typing import Any
 from planaria.errors import InputError
 from planaria.signals import StepReport
 
-FAST_ROWS, SLOW_ROWS = 512, 8_192
+FAST_ROWS, MIDDLE_ROWS, SLOW_ROWS = 512, 2_048, 8_192
 
 
 @dataclass
 class Pulse:
-    """Exponential averages over about FAST_ROWS and SLOW_ROWS rows, and the lowest slow loss since the last shift."""
+    """Exponential averages over about FAST_ROWS, MIDDLE_ROWS and SLOW_ROWS rows, and marks of the last shift."""
 
     samples: int = 0
     loss_fast: float = 0.0
+    loss_middle: float = 0.0
     loss_slow: float = 0.0
+    """Begins anew at a shift."""
+    loss_before: float = 0.0
+    """The slow loss before the last shift; 0 until there was one."""
     error_fast: float = 0.0
     floor: float = float("inf")
+    """The lowest fast loss since the last shift."""
     since_shift: int = 0
     total_loss: float = 0.0
 
@@ -29,6 +34,7 @@ class Pulse:
         loss, error = float(report.loss_B.mean()), float(report.error_B.mean())
         self.total_loss += float(report.loss_B.sum(dtype="float64"))
         self.loss_fast = _average(self.loss_fast, loss, rows, FAST_ROWS, self.samples)
+        self.loss_middle = _average(self.loss_middle, loss, rows, MIDDLE_ROWS, self.samples)
         self.loss_slow = _average(self.loss_slow, loss, rows, SLOW_ROWS, self.since_shift)
         self.error_fast = _average(self.error_fast, error, rows, FAST_ROWS, self.samples)
         self.samples += rows
@@ -38,16 +44,19 @@ class Pulse:
 
     def shifted(self) -> None:
         """A shift was reported: the slow average and the floor begin anew."""
+        self.loss_before = self.loss_slow
         self.since_shift, self.floor = 0, float("inf")
 
     def observation(self) -> dict[str, float]:
-        """Scale-free where it can be: jumps and slopes are relative to the slow loss."""
+        """Scale-free where it can be: jump, slope and distance from the floor are relative to the slow loss."""
         slow = max(self.loss_slow, 1e-6)
         return {
             "loss_fast": self.loss_fast,
             "loss_slow": self.loss_slow,
             "error_fast": self.error_fast,
-            "jump": (self.loss_fast - self.loss_slow) / slow,
+            "loss_before": self.loss_before,
+            "jump": (self.loss_fast - self.loss_before) / max(self.loss_before, 1e-6) if self.loss_before else 0.0,
+            "slope": (self.loss_fast - self.loss_middle) / slow,
             "above_floor": (self.loss_fast - self.floor) / slow if self.floor != float("inf") else 0.0,
             "samples_since_shift": float(self.since_shift),
         }
