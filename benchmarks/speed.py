@@ -148,12 +148,12 @@ def demo_run() -> tuple[list[Figure], list[dict[str, Any]]]:
     cost: list[float] = []
     decided: dict[int, dict[str, Any]] = {}
     while True:
-        before, began = run.totals.decisions, time.process_time()
+        before, began = run.account.totals.decisions, time.process_time()
         if run.take_step() is None:
             break
         cost.append(time.process_time() - began)
-        if run.totals.decisions > before:
-            row = run.records.rows("decisions")[-1]
+        if run.account.totals.decisions > before:
+            row = run.account.records.rows("decisions")[-1]
             tried = len(json.loads(row["candidates"]))
             decided[len(cost) - 1] = {"trigger": row["trigger"], "chosen": row["chosen"], "candidates": tried}
     ordinary = statistics.median(seconds for at, seconds in enumerate(cost) if at not in decided)
@@ -242,7 +242,7 @@ def watching() -> list[Figure]:
     step = cpu_seconds(steps(run, WATCHED_STEPS)) / WATCHED_STEPS
     run.monitor, run.sketch, run.controller.observe = monitor, sketch, averages.part
 
-    interval = dict(run.records.rows("steps")[-1])
+    interval = dict(run.account.records.rows("steps")[-1])
     records = Records(1_000, 4_000)
     rows = iter([{**interval, "samples": 1_000 * (at + 1)} for at in range(500)])
     record = cpu_seconds(repeat(lambda: records.add_interval(next(rows)), 500)) / 500 * BATCH / 1_000

@@ -100,7 +100,9 @@ def _timeless(value: Any) -> Any:
 def _everything(run: Lifelong) -> dict[str, Any]:
     parts = run.state()
     about = _timeless(json.loads(parts.pop("state.json")))
-    tables = {name: _timeless(list(run.records.rows(name))) for name in ("steps", "revisions", "shifts", "decisions")}
+    tables = {
+        name: _timeless(list(run.account.records.rows(name))) for name in ("steps", "revisions", "shifts", "decisions")
+    }
     parts.pop("records.arrow")
     return {"about": about, "tables": tables, **parts}
 
@@ -124,13 +126,13 @@ def test_the_run_learns_sees_the_shift_and_edits_itself(table: Path, whole: Life
     assert set(summary["accuracy_per_context"]) == {"0", "1"}
     assert whole.stream.labels == sorted(whole.stream.labels, key=whole.stream.labels.index)
     assert whole.blueprint.outputs == 3
-    causes = [row["cause"] for row in whole.records.rows("revisions")]
+    causes = [row["cause"] for row in whole.account.records.rows("revisions")]
     assert causes[0] == "start" and "new label" in causes
-    assert [row["number"] for row in whole.records.rows("revisions")] == list(range(summary["revisions"]))
+    assert [row["number"] for row in whole.account.records.rows("revisions")] == list(range(summary["revisions"]))
 
 
 def test_every_revision_says_what_it_came_from_and_how_long_it_lived(whole: Lifelong) -> None:
-    rows = whole.records.rows("revisions")
+    rows = whole.account.records.rows("revisions")
     for before, after in itertools.pairwise(rows):
         assert after["parent"] == before["number"]
         assert before["last_sample"] == after["sample"]
@@ -154,7 +156,7 @@ def test_shards_change_the_curve_only_by_rounding(table: Path) -> None:
     for run in (one, four):
         run.begin()
         _live(run)
-    losses = [[row["loss"] for row in run.records.rows("steps")] for run in (one, four)]
+    losses = [[row["loss"] for row in run.account.records.rows("steps")] for run in (one, four)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
@@ -220,7 +222,7 @@ def test_a_stop_mark_stops_at_a_checkpoint_and_the_rest_follows(table: Path, tmp
     folder.stop_mark.unlink()
     done = run_here(job, folder, Path.cwd())
     assert done["status"] == "done" and done["samples"] == 4_000
-    assert done["prequential_loss"] == whole.totals.loss / 4_000
+    assert done["prequential_loss"] == whole.account.totals.loss / 4_000
     assert done["restarts"] == 1
 
 

@@ -88,11 +88,11 @@ class Keeper:
     def keep_model(self) -> None:
         """Before an edit: keep the revision that ends, if it lived long enough, and only the newest few of those."""
         record = self.run.job.record
-        if record.register_model and self.run.life.samples >= record.register_after_samples:
+        if record.register_model and self.run.account.life.samples >= record.register_after_samples:
             self._guard(self._keep_model)
 
     def _keep_model(self) -> None:
-        number = self.run.totals.revisions - 1
+        number = self.run.account.totals.revisions - 1
         place = self.folder.models / f"revision-{number:05d}-{self.run.row:012d}"
         partial = self.folder.models / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -131,7 +131,7 @@ class Keeper:
     def save(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
         """Checkpoint, tables and summary, in this order: what is shown is never ahead of what can be resumed."""
         self.store.save(self.run.step, self.run.state())
-        self.run.records.write(self.folder.path)
+        self.run.account.records.write(self.folder.path)
         self.summarise({**(summary or self.run.summary(status))})
         self._saved, self._saved_step = time.monotonic(), self.run.step
 
@@ -169,7 +169,7 @@ class Keeper:
         rate = (run.row - rows) / (now - since) if now > since else 0.0
         if now - since > 5:
             self._rate_from = (now, run.row)
-        totals, pulse = run.totals, run.controller.pulse
+        totals, pulse = run.account.totals, run.controller.pulse
         count = max(1, totals.samples)
         scores: dict[str, Any] = {"prequential_mae": totals.error / count, "mae_recent": pulse.error_fast}
         if run.task == "classification":

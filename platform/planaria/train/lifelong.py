@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -25,10 +25,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from planaria.blueprint import Blueprint, Edit, GrowOutputs, edit_from_dict, edit_to_dict
+from planaria.blueprint import Blueprint, Edit, GrowOutputs, edit_from_dict
 from planaria.control import Controller, Evidence, Trial, run_trial
 from planaria.control.adapt import adam_rates
-from planaria.control.propose import price_of
 from planaria.detect import ShiftMonitor, Sketch
 from planaria.errors import InputError, RunError
 from planaria.job import Job
@@ -45,8 +44,8 @@ from planaria.learn import (
 )
 from planaria.model import ElasticTransformer, build
 from planaria.morph import growth_scores, head_importance, operate, temper
-from planaria.record.tables import Records, decision_row, shift_row
-from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepReport, Stream
+from planaria.signals import Candidate, Decision, Features, Rows, StepReport, Stream
+from planaria.train.account import Account
 from planaria.train.evaluate import Evaluator, table_bytes, table_from
 from planaria.train.group import Group, own_shards, tree_sum
 
@@ -60,45 +59,6 @@ TEMPER = 0.3
 """Output layers are scaled by this when tempered (measured in docs/controller.md)."""
 SKETCH_FEATURES = 32
 _EVALUATION_ROWS = 512
-
-
-@dataclass
-class Totals:
-    """Sums over the whole run; all of it is exactly once, but for the seconds."""
-
-    samples: int = 0
-    row_number_sum: int = 0
-    loss: float = 0.0
-    error: float = 0.0
-    squared_error: float = 0.0
-    parameters: float = 0.0
-    flops: float = 0.0
-    heads: float = 0.0
-    wall_seconds: float = 0.0
-    decision_seconds: float = 0.0
-    decisions: int = 0
-    shifts: int = 0
-    grows: int = 0
-    shrinks: int = 0
-    revisions: int = 0
-
-
-@dataclass
-class Stretch:
-    """Sums over the present interval, or the present revision's life."""
-
-    samples: int = 0
-    loss: float = 0.0
-    error: float = 0.0
-    squared_error: float = 0.0
-    seconds: float = 0.0
-
-    def add(self, samples: int, loss: float, error: float, squared_error: float, seconds: float) -> None:
-        self.samples += samples
-        self.loss += loss
-        self.error += error
-        self.squared_error += squared_error
-        self.seconds += seconds
 
 
 @dataclass(frozen=True)
@@ -123,13 +83,7 @@ class Lifelong:
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
         self.controller = Controller(policy, job.model.layers, job.seed)
         self.evaluator = Evaluator(job.evaluation, stream, self.task, job.seed)
-        self.records = Records(job.record.interval_samples, job.record.max_intervals)
-        self.totals, self.interval, self.life = Totals(), Stretch(), Stretch()
-        self.step, self.row = 0, 0
-        self.heads_first: list[int] = []
-        self.parameters_first = 0
-        self.change_noticed = -1
-        """First row of the newest true change that a shift was reported for. For evaluation only."""
+        self.account = Account(job, stream, self.evaluator)
         self.model: ElasticTransformer
         self.optimizer: torch.optim.Optimizer
         self.parameters: list[nn.Parameter]
@@ -163,8 +117,7 @@ class Lifelong:
             patch=model.patch,
         )
         self._install(blueprint)
-        self.heads_first, self.parameters_first = list(blueprint.heads), blueprint.parameters
-        self._open_revision(parent=None, cause="start", why="the blueprint that the job asks for", edit=None)
+        self.account.open_revision(blueprint, parent=None, cause="start", why="the blueprint that the job asks for")
         return True
 
     def take_step(self, *, stop: bool = False, report: bool = False) -> Tick | None:
@@ -190,18 +143,16 @@ class Lifelong:
             self.evaluator.measure(self.group.spread, self._score)
         seen, tick = self._learn(rows, stop, report)
         self._remember(rows, seen)
-        self._account(rows, seen, time.perf_counter() - began)
+        self.account.add(seen, time.perf_counter() - began)
         self._control(seen)
-        self.totals.wall_seconds += time.perf_counter() - began
+        self.account.totals.wall_seconds += time.perf_counter() - began
         self.between_steps = True
         return tick
 
     def finish(self) -> dict[int, tuple[float, float]]:
         """Close the record; returns the final (error, squared error) per context."""
         final = self.evaluator.measure(self.group.spread, self._score)
-        if self.interval.samples:
-            self._close_interval()
-        self._close_revision()
+        self.account.close()
         return final
 
     def finish_quietly(self) -> dict[str, Any]:
@@ -341,25 +292,6 @@ class Lifelong:
             at, slots = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
             self.memory.store(slots, rows.select(at), rows.target[at], seen.output_BC[at])
 
-    def _account(self, rows: Rows, seen: StepReport, seconds: float) -> None:
-        totals, count = self.totals, len(rows)
-        loss, error = float(seen.loss_B.sum(dtype=np.float64)), float(seen.error_B.sum(dtype=np.float64))
-        squared_error = float(np.square(seen.error_B, dtype=np.float64).sum())
-        totals.samples += count
-        totals.row_number_sum += count * rows.start + count * (count - 1) // 2
-        totals.loss += loss
-        totals.error += error
-        totals.squared_error += squared_error
-        totals.parameters += count * self.blueprint.parameters
-        totals.flops += count * self.blueprint.flops_per_sample
-        totals.heads += count * sum(self.blueprint.heads)
-        for stretch in (self.interval, self.life):
-            stretch.add(count, loss, error, squared_error, seconds)
-        self.row += count
-        self.step += 1
-        if self.interval.samples >= self.records.interval_samples:
-            self._close_interval()
-
     # -- detect, decide, edit
 
     def _control(self, seen: StepReport) -> None:
@@ -367,19 +299,17 @@ class Lifelong:
         self.controller.observe(seen, passes=3 * (len(seen.loss_B) + replayed))
         shift = self.monitor.update(seen)
         if shift is not None:
-            self._note_shift(shift)
+            self.account.note_shift(shift)
             self.controller.shifted(shift)
         for number, gain in self.controller.outcomes(self.row):
-            self.records.set_gain_realised(number, gain)
+            self.account.records.set_gain_realised(number, gain)
         trigger = self.controller.due(self.row)
         if trigger is not None:
             decision = self.controller.decide(trigger, self.step, self.row, self)
             self._carry_out(decision)
 
     def _carry_out(self, decision: Decision) -> None:
-        number, chosen = self.totals.decisions, decision.chosen
-        self.totals.decisions += 1
-        self.totals.decision_seconds += decision.seconds
+        chosen = decision.chosen
         if chosen.treatment in ("reset", "temper"):
             reset_moments(self.optimizer)
         if chosen.treatment == "temper":
@@ -391,13 +321,13 @@ class Lifelong:
             self.monitor.adapted(self.row)
         self.controller.applied(decision)
         self._calibration = None
-        self.records.add_decision(decision_row(number, decision, revision))
+        self.account.note_decision(decision, revision)
 
     def _edit(self, edit: Edit, cause: str, why: str, decision: Decision | None = None) -> int:
         """Operate on model and optimizer, and open the next revision; returns its number."""
         self.before_edit()
-        parent, heads_before = self.totals.revisions - 1, sum(self.blueprint.heads)
-        self._close_revision()
+        totals, heads_before = self.account.totals, sum(self.blueprint.heads)
+        self.account.close_revision()
         operate(
             self.model,
             edit,
@@ -406,12 +336,20 @@ class Lifelong:
             calibration=self._calibration,
         )
         self.parameters = list(self.model.parameters())
-        self.totals.grows += sum(self.blueprint.heads) > heads_before
-        self.totals.shrinks += sum(self.blueprint.heads) < heads_before
-        return self._open_revision(parent, cause, why, edit, decision)
+        totals.grows += sum(self.blueprint.heads) > heads_before
+        totals.shrinks += sum(self.blueprint.heads) < heads_before
+        return self.account.open_revision(self.blueprint, totals.revisions - 1, cause, why, edit, decision)
 
     def _surgery_seed(self) -> int:
         return (self.job.seed * 1_000_003 + self.step) % 2**63
+
+    @property
+    def step(self) -> int:
+        return self.account.step
+
+    @property
+    def row(self) -> int:
+        return self.account.row
 
     # -- what a decision may ask of the run (control.Bench)
 
@@ -513,184 +451,23 @@ class Lifelong:
         error = torch.cat(errors)
         return float(error.mean()), float(error.square().mean())
 
-    # -- record
-
-    def _open_revision(
-        self, parent: int | None, cause: str, why: str, edit: Edit | None, decision: Decision | None = None
-    ) -> int:
-        number = self.totals.revisions
-        self.totals.revisions += 1
-        blueprint = self.blueprint
-        self.records.open_revision(
-            {
-                "number": number,
-                "parent": parent,
-                "step": self.step,
-                "sample": self.row,
-                "cause": cause,
-                "why": why,
-                "edit": None if edit is None else edit_to_dict(edit),
-                "blueprint": asdict(blueprint),
-                "heads": list(blueprint.heads),
-                "parameters": blueprint.parameters,
-                "flops_per_sample": blueprint.flops_per_sample,
-                "scores": [] if decision is None else decision.candidates,
-                "gain_predicted": None if decision is None else decision.chosen.value,
-            }
-        )
-        self.life = Stretch()
-        return number
-
-    def _close_revision(self) -> None:
-        life = self.life
-        count = max(1, life.samples)
-        scores = {"mae": life.error / count, "rmse": (life.squared_error / count) ** 0.5}
-        if self.task == "classification":
-            scores = {"accuracy": 1 - life.error / count}
-        self.records.close_revision(
-            self.totals.revisions - 1,
-            last_step=self.step - 1,
-            last_sample=self.row,
-            samples=life.samples,
-            loss=life.loss / count if life.samples else None,
-            samples_per_second=life.samples / life.seconds if life.seconds else None,
-            **(scores if life.samples else {}),
-        )
-
-    def _close_interval(self) -> None:
-        part, totals = self.interval, self.totals
-        if self.task == "classification":
-            scores = {
-                "accuracy": 1 - part.error / part.samples,
-                "prequential_accuracy": 1 - totals.error / totals.samples,
-            }
-        else:
-            scores = {
-                "mae": part.error / part.samples,
-                "rmse": (part.squared_error / part.samples) ** 0.5,
-                "prequential_mae": totals.error / totals.samples,
-                "prequential_rmse": (totals.squared_error / totals.samples) ** 0.5,
-            }
-        self.records.add_interval(
-            {
-                "step": self.step,
-                "samples": self.row,
-                "wall_seconds": totals.wall_seconds,
-                "loss": part.loss / part.samples,
-                "prequential_loss": totals.loss / totals.samples,
-                "samples_per_second": part.samples / part.seconds if part.seconds else None,
-                "parameters": self.blueprint.parameters,
-                "heads": list(self.blueprint.heads),
-                "flops_per_sample": self.blueprint.flops_per_sample,
-                "context": self.evaluator.current,
-                "revision": totals.revisions - 1,
-                **scores,
-            }
-        )
-        self.interval = Stretch()
-
-    def _note_shift(self, shift: Shift) -> None:
-        self.totals.shifts += 1
-        changed = self.stream.change_before(shift.sample)
-        delay = None
-        if changed is not None and 0 < changed != self.change_noticed:
-            self.change_noticed, delay = changed, shift.sample - changed
-        self.records.add_shift(shift_row(shift, delay))
+    # -- what is kept of it
 
     def summary(self, status: str, final: Mapping[int, tuple[float, float]] | None = None) -> dict[str, Any]:
         """The content of summary.json, but for what only the folder's keeper knows."""
-        totals, count = self.totals, max(1, self.totals.samples)
-        expected = self.row * (self.row - 1) // 2
-        intact = totals.samples == self.row and totals.row_number_sum == expected
-        summary: dict[str, Any] = {
-            "name": self.job.name,
-            "status": status,
-            "task": self.task,
-            "samples": totals.samples,
-            "steps": self.step,
-            "workers": self.group.size,
-            "seed": self.job.seed,
-            "prequential_loss": totals.loss / count,
-            "shifts": totals.shifts,
-            "decisions": totals.decisions,
-            "revisions": totals.revisions,
-            "grows": totals.grows,
-            "shrinks": totals.shrinks,
-            "heads_first": self.heads_first,
-            "heads_last": list(self.blueprint.heads),
-            "heads_mean": totals.heads / count,
-            "parameters_first": self.parameters_first,
-            "parameters_last": self.blueprint.parameters,
-            "parameters_mean": totals.parameters / count,
-            "parameters_largest": replace(
-                self.blueprint, heads=(self.job.policy.heads.max,) * self.blueprint.layers
-            ).parameters,
-            "flops_per_sample_mean": totals.flops / count,
-            "decision_seconds": totals.decision_seconds,
-            "samples_per_second": totals.samples / totals.wall_seconds if totals.wall_seconds else 0.0,
-            "wall_seconds": totals.wall_seconds,
-            "rows_lost": 0 if intact else max(1, self.row - totals.samples),
-            "rows_repeated": 0 if intact else max(0, totals.samples - self.row),
-            "flaws": {flaw: sum(columns.values()) for flaw, columns in self.stream.counts.items()},
-            "price": price_of(self.blueprint, self.job.policy.heads, self.job.policy.budget),
-        }
-        if self.stream.contexts:
-            summary["contexts"] = self.stream.contexts
-            summary["true_changes"] = self._true_changes()
-        return {**summary, **self._accuracies(final)}
-
-    def _true_changes(self) -> int:
-        """How many times the stream has truly changed so far, where contexts are known. For evaluation only."""
-        changes, row = 0, self.row - 1
-        while row > 0 and (changed := self.stream.change_before(row)) is not None and changed > 0:
-            changes, row = changes + 1, changed - 1
-        return changes
-
-    def _accuracies(self, final: Mapping[int, tuple[float, float]] | None) -> dict[str, Any]:
-        totals, count = self.totals, max(1, self.totals.samples)
-        if self.task == "regression":
-            scores: dict[str, Any] = {
-                "prequential_mae": totals.error / count,
-                "prequential_rmse": (totals.squared_error / count) ** 0.5,
-            }
-            if final:
-                scores["final_mae"] = float(np.mean([error for error, _ in final.values()]))
-                scores["final_rmse"] = float(np.mean([square**0.5 for _, square in final.values()]))
-                scores["mae_per_context"] = {self._context_name(c): error for c, (error, _) in final.items()}
-        else:
-            scores = {"prequential_accuracy": 1 - totals.error / count}
-            if final:
-                scores["final_accuracy"] = float(np.mean([1 - error for error, _ in final.values()]))
-                scores["accuracy_per_context"] = {self._context_name(c): 1 - error for c, (error, _) in final.items()}
-        if final:
-            lost = self.evaluator.forgetting(final)
-            scores["forgetting"] = float(np.mean(list(lost.values()))) if lost else 0.0
-            scores["forgetting_per_context"] = {self._context_name(c): rise for c, rise in lost.items()}
-        return scores
+        return self.account.summary(status, self.group.size, final)
 
     def encoding(self) -> dict[str, Any]:
         """What turns raw rows into the model's inputs, and its answers into labels; saved beside a served model."""
         return {"fields": asdict(self.stream.fields), "labels": self.stream.labels, "stream": self.stream.state()}
-
-    def _context_name(self, context: int) -> str:
-        names = self.stream.contexts
-        return names[context] if context < len(names) else str(context)
 
     # -- state
 
     def state(self) -> dict[str, bytes]:
         """Everything that the run's future depends on, as files without code."""
         about = {
-            "step": self.step,
-            "row": self.row,
             "seed": self.job.seed,
-            "blueprint": self.blueprint.to_json(),
-            "totals": asdict(self.totals),
-            "interval": asdict(self.interval),
-            "life": asdict(self.life),
-            "heads_first": self.heads_first,
-            "parameters_first": self.parameters_first,
-            "change_noticed": self.change_noticed,
+            "account": self.account.state(),
             "stream": self.stream.state(),
             "monitor": self.monitor.state(),
             "sketch": self.sketch.state(),
@@ -704,7 +481,7 @@ class Lifelong:
             "model.safetensors": save_tensors(weights),
             "optimizer.safetensors": save_tensors(optimizer_tensors(self.optimizer, named)),
             "memory.arrow": table_bytes(self.memory.to_arrow()),
-            "records.arrow": self.records.state(),
+            "records.arrow": self.account.records.state(),
             **self.evaluator.files(),
         }
 
@@ -712,18 +489,13 @@ class Lifelong:
         """Inverse of `state`. Raises InputError where the parts do not belong together."""
         try:
             about = json.loads(parts["state.json"])
-            self._install(Blueprint.from_json(about["blueprint"]))
+            self.account.load_state(about["account"], parts["records.arrow"])
+            self._install(self.account.blueprint)
             self.model.load_state_dict(load_tensors(parts["model.safetensors"]))
             load_optimizer_tensors(
                 self.optimizer, dict(self.model.named_parameters()), load_tensors(parts["optimizer.safetensors"])
             )
             self.memory.load_arrow(table_from(parts["memory.arrow"]))
-            self.records.load_state(parts["records.arrow"])
-            self.totals, self.interval = Totals(**about["totals"]), Stretch(**about["interval"])
-            self.life = Stretch(**about["life"])
-            self.step, self.row = int(about["step"]), int(about["row"])
-            self.heads_first, self.parameters_first = list(about["heads_first"]), int(about["parameters_first"])
-            self.change_noticed = int(about["change_noticed"])
             self.stream.load_state(about["stream"])
             self.monitor.load_state(about["monitor"])
             self.sketch.load_state(about["sketch"])

@@ -89,7 +89,9 @@ def _step_by_step(run: Lifelong, keeper: Keeper | None, report: Callable[[Mappin
         if tick is None:
             return keeper.finish("done") if keeper is not None else run.finish_quietly()
         if tick.report:
-            report({"step": run.step, "samples": run.row, "prequential_loss": run.totals.loss / max(1, run.row)})
+            report(
+                {"step": run.step, "samples": run.row, "prequential_loss": run.account.totals.loss / max(1, run.row)}
+            )
         if keeper is not None:
             keeper.after_step(tick.report)
         if tick.stopped:
