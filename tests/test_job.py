@@ -118,7 +118,7 @@ MISTAKES = [
     ),
     # values that do not fit each other
     (STREAM + "policy: {heads: {max: 2, min: 4}}", "policy.heads: max is 2 but min is 4; raise max or lower min"),
-    (STREAM + "policy: {heads: {start: 9}}", "policy.heads: start is 9, outside min 1 to max 6"),
+    (STREAM + "policy: {heads: {start: 19}}", "policy.heads: start is 19, outside min 1 to max 10"),
     (
         STREAM + "policy: {learner: {loss: der++, memory: {rows: 0}}}",
         "policy.learner: loss is der++ but memory.rows is 0; give the memory rows or choose loss: er",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from planaria.errors import InputError
-from planaria.policy import Policy, load_policy
+from planaria.policy import Heads, Policy, load_policy
 
 POLICIES = Path(__file__).parent.parent / "policies"
 
@@ -37,3 +37,10 @@ def test_a_mistake_in_a_policy_says_where_what_and_what_to_do(tmp_path: Path, mo
     Path("p.yaml").write_text("heads: {max: 2, min: 4}\n")
     with pytest.raises(InputError, match=r"^p\.yaml: heads: max is 2 but min is 4; raise max or lower min$"):
         load_policy("p.yaml")
+
+
+def test_a_run_starts_within_the_limits_where_nobody_says_with_how_many_heads() -> None:
+    assert [Heads(max=high).start for high in (1, 5, 6, 20)] == [1, 5, 6, 6]
+    assert Heads(min=8, max=9).start == 8
+    with pytest.raises(ValueError, match="start is 6, outside min 1 to max 5"):
+        Heads(start=6, max=5)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,14 +15,24 @@ from planaria.settings import Settings, parse
 class Heads(Settings):
     """How many attention heads a layer may have."""
 
-    start: int = Field(4, ge=1)
-    """Heads of each layer when the run begins."""
+    start: int = Field(6, ge=1)
+    """Heads of each layer when the run begins; where it is not given, the nearest to its default within min and max."""
     min: int = Field(1, ge=1)
     """No layer goes below."""
-    max: int = Field(6, ge=1)
+    max: int = Field(10, ge=1)
     """No layer goes above."""
     cooldown_samples: int = Field(2_000, ge=0)
     """No second edit before this many samples have been learned from after the first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_within(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "start" in given:
+            return given
+        low, start, high = (given.get(name, cls.model_fields[name].default) for name in ("min", "start", "max"))
+        if not (isinstance(low, int) and isinstance(high, int)):
+            return given  # whatever they are is told where they are read
+        return {**given, "start": min(max(low, start), max(low, high))}
 
     @model_validator(mode="after")
     def _ordered(self) -> Heads:
@@ -102,7 +113,7 @@ class Controller(Settings):
     """Rows of each of these steps."""
     held_back: float = Field(0.33, gt=0, lt=1)
     """Share of the recent rows on which candidates are scored rather than adapted."""
-    memory_weight: float = Field(0.5, ge=0)
+    memory_weight: float = Field(1.0, ge=0)
     """How much the loss on remembered rows counts beside the loss on recent ones."""
     capacity_gain: float = Field(0.07, ge=0, lt=1)
     """Share of the present loss that doubling all heads takes away in the long run, which a short look-ahead cannot
