@@ -1,10 +1,10 @@
 """The demo's stream, elastic against fixed sizes: does an elastic model keep up with the largest?
 
-    python benchmarks/elastic.py                                  seeds 0 to 4: elastic, and fixed at heads.max
+    python benchmarks/elastic.py                                  seeds 0 to 9: elastic, and fixed at heads.max
     python benchmarks/elastic.py --seeds 100 101 --sizes 2 4 6    tuning seeds: what capacity is worth
 
-Every run is jobs/fashion_shift.yaml in this process; "fixed" is the same job with the controller off. Writes
-benchmarks/results/elastic.json (with --out, another file).
+Every run is jobs/fashion_shift.yaml without Ray; "fixed" is the same job with the controller off. As many runs as there
+are cores go on at once. Writes benchmarks/results/elastic.json (with --out, another file).
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +107,23 @@ def detection(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--sizes", type=int, nargs="*", help="fixed sizes alone, in heads a layer")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "elastic.json")
     arguments = parser.parse_args()
     console = Console(width=200)
     largest = elastic_job(0).policy.heads.max
     results: dict[str, list[dict[str, Any]]] = {}
+    wanted: list[tuple[str, Job]] = []
     for seed in arguments.seeds:
-        jobs = {f"fixed at {heads}": fixed_job(seed, heads) for heads in arguments.sizes or [largest]}
         if not arguments.sizes:
-            jobs = {"elastic": elastic_job(seed), **jobs}
-        for name, job in jobs.items():
-            results.setdefault(name, []).append(run(job))
-            console.print(f"seed {seed}, {name}: final accuracy {results[name][-1]['final_accuracy']:.4f}")
+            wanted.append(("elastic", elastic_job(seed)))
+        wanted += [(f"fixed at {heads}", fixed_job(seed, heads)) for heads in arguments.sizes or [largest]]
+    with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for (name, job), found in zip(wanted, pool.map(run, [job for _, job in wanted]), strict=True):
+            results.setdefault(name, []).append(found)
+            console.print(f"seed {job.seed}, {name}: final accuracy {found['final_accuracy']:.4f}")
     show(console, results)
     summary: dict[str, Any] = {"job": JOB.name, "seeds": arguments.seeds, "runs": results}
     if "elastic" in results:
