@@ -118,6 +118,10 @@ MISTAKES = [
     ),
     # values that do not fit each other
     (STREAM + "policy: {heads: {max: 2, min: 4}}", "policy.heads: max is 2 but min is 4; raise max or lower min"),
+    (
+        STREAM + "policy: {budget: {mean_heads: 12}}",
+        "policy: budget.mean_heads is 12, outside heads.min 1 to heads.max 10; change one",
+    ),
     (STREAM + "policy: {heads: {start: 19}}", "policy.heads: start is 19, outside min 1 to max 10"),
     (
         STREAM + "policy: {learner: {loss: der++, memory: {rows: 0}}}",

@@ -52,6 +52,9 @@ class Budget(Settings):
     """No edit may take one forward pass above this."""
     price: float = Field(0.1, ge=0)
     """Nats per row that a model with every head in use must earn over one with none."""
+    mean_heads: float | None = Field(None, gt=0)
+    """Heads of a layer that the run may use on average: the price rises while it uses more, and falls while it uses
+    less. Without it the price stays what it is."""
     decision_fraction: float = Field(0.15, gt=0, le=1)
     """Passes of a row through the model that decisions may spend, as a share of those that training spends: passes, not
     seconds, so that a run is reproducible. 0.15 takes 10 to 15% of the run's time."""
@@ -169,6 +172,15 @@ class Policy(Settings):
     detector: Detector = Detector()
     controller: Controller = Controller()
     learner: Learner = Learner()
+
+    @model_validator(mode="after")
+    def _mean_is_possible(self) -> Policy:
+        mean, heads = self.budget.mean_heads, self.heads
+        if mean is not None and not heads.min <= mean <= heads.max:
+            raise ValueError(
+                f"budget.mean_heads is {mean:g}, outside heads.min {heads.min} to heads.max {heads.max}; change one"
+            )
+        return self
 
 
 def load_policy(path: Path | str) -> Policy:

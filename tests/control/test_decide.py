@@ -50,7 +50,7 @@ def test_what_edits_were_found_to_bring_moves_the_choice() -> None:
 
 
 def test_after_a_shift_growth_and_treatments_are_proposed_and_no_removal() -> None:
-    names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, 1.0, POLICY)]
+    names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, 1.0, POLICY, 0.1)]
     assert names[:2] == ["keep", "keep, reset"]
     assert names[2:] == ["grow layer 1 by 1", "grow layer 0 by 1"], "layer 1 pulls harder but has room for one"
     assert not any("shrink" in name for name in names)
@@ -58,12 +58,12 @@ def test_after_a_shift_growth_and_treatments_are_proposed_and_no_removal() -> No
 
 def test_a_model_that_is_worse_than_ignorant_may_be_tempered() -> None:
     for loss, offered in ((2.0, False), (2.5, True)):
-        names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, loss, POLICY)]
+        names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, loss, POLICY, 0.1)]
         assert ("keep, temper" in names) == offered, "ten classes: ignorance costs 2.3 nats"
 
 
 def test_between_shifts_only_mature_heads_may_go_the_least_important_first() -> None:
-    candidates = propose("thrift", BLUEPRINT, SCORES, 1.0, POLICY)
+    candidates = propose("thrift", BLUEPRINT, SCORES, 1.0, POLICY, 0.1)
     removals = [c.edit for c in candidates if c.edit is not None and c.edit["kind"] == "shrink_heads"]
     assert removals[0] == {"kind": "shrink_heads", "layer": 0, "heads": [1]}
     assert {"kind": "shrink_heads", "layer": 1, "heads": [1]} in removals
@@ -74,26 +74,27 @@ def test_no_candidate_leaves_the_limits_on_heads() -> None:
     full = replace(BLUEPRINT, heads=(4, 1))
     scores = Scores([[0.1, 0.2, 0.3, 0.4], [0.1]], [9.0, 1.0], [[True] * 4, [True]])
     for trigger in ("abrupt shift", "thrift"):
-        for candidate in propose(trigger, full, scores, 1.0, POLICY):
+        for candidate in propose(trigger, full, scores, 1.0, POLICY, 0.1):
             assert all(1 <= heads <= 4 for heads in candidate.heads), candidate
 
 
 @pytest.mark.parametrize("budget", [Budget(parameters=BLUEPRINT.parameters), Budget(flops_per_sample=1)])
 def test_no_growth_beyond_the_budget(budget: Budget) -> None:
     policy = Policy(heads=HEADS, budget=budget)
-    for candidate in propose("abrupt shift", BLUEPRINT, SCORES, 1.0, policy):
+    for candidate in propose("abrupt shift", BLUEPRINT, SCORES, 1.0, policy, 0.1):
         assert candidate.edit is None
-    assert any(c.edit is not None for c in propose("thrift", BLUEPRINT, SCORES, 1.0, policy)), "shrinking is allowed"
+    assert any(c.edit is not None for c in propose("thrift", BLUEPRINT, SCORES, 1.0, policy, 0.1)), (
+        "shrinking is allowed"
+    )
 
 
 def test_the_price_is_that_of_the_live_heads() -> None:
-    budget = Budget(price=0.08)
-    assert price_of(BLUEPRINT, HEADS, budget) == pytest.approx(0.08 * 5 / 8)
-    for candidate in propose("thrift", BLUEPRINT, SCORES, 1.0, Policy(heads=HEADS, budget=budget)):
+    assert price_of(BLUEPRINT, HEADS, 0.08) == pytest.approx(0.08 * 5 / 8)
+    for candidate in propose("thrift", BLUEPRINT, SCORES, 1.0, POLICY, 0.08):
         after = BLUEPRINT if candidate.edit is None else edit_from_dict(candidate.edit).apply(BLUEPRINT)
         assert candidate.heads == after.heads
         assert candidate.parameters == after.parameters
-        assert candidate.price == pytest.approx(price_of(after, HEADS, budget))
+        assert candidate.price == pytest.approx(price_of(after, HEADS, 0.08))
 
 
 def test_capacity_is_expected_to_pay_less_the_more_there_is() -> None:

@@ -25,6 +25,8 @@ MOST_CANDIDATES = 6
 USUAL_RECENT, USUAL_HELD = 1_024, 256
 SCORING_PASSES = 2_000
 """About what measuring importance and growth costs a decision."""
+PRICE_RATE = 2e-5
+"""Nats by which a row moves the price, for a run that uses all its heads where it may use none on average."""
 
 
 class Bench(Protocol):
@@ -68,6 +70,7 @@ class Controller:
         self.ledger = Ledger()
         self.births = [[-policy.heads.cooldown_samples] * policy.heads.start for _ in range(layers)]
         """Per layer and head: the sample at which it was born."""
+        self.price = policy.budget.price
         self.pending: Shift | None = None
         self.last_edit_sample = -policy.heads.cooldown_samples
         self.next_thrift_sample = policy.controller.thrift_every_samples
@@ -82,6 +85,10 @@ class Controller:
         """Take in a step that cost `passes` row-passes of training."""
         self.pulse.update(report)
         self.passes_trained += passes
+        mean = self.policy.budget.mean_heads
+        if mean is not None:  # dual ascent on the budget: the price is its multiplier
+            used = sum(map(len, self.births)) / len(self.births)
+            self.price = max(0.0, self.price + PRICE_RATE * (used - mean) / self.policy.heads.max * len(report.loss_B))
 
     def shifted(self, shift: Shift) -> None:
         """A shift is waiting for its decision; edits whose outcome it would blur are given up."""
@@ -114,7 +121,8 @@ class Controller:
         evidence = bench.evidence(max(0, since))
         importance, growth = bench.scores(evidence)
         scores = Scores(importance, growth, [[self._mature(b, sample) for b in layer] for layer in self.births])
-        candidates = propose(trigger, bench.blueprint, scores, self.pulse.loss_fast, self.policy)[:MOST_CANDIDATES]
+        candidates = propose(trigger, bench.blueprint, scores, self.pulse.loss_fast, self.policy, self.price)
+        candidates = candidates[:MOST_CANDIDATES]
         if self._cooling(sample):
             candidates = [c for c in candidates if c.edit is None]
         observation = {**self.pulse.observation(), **self._observation(trigger, bench.blueprint, scores, sample)}
@@ -177,6 +185,7 @@ class Controller:
             "pulse": self.pulse.state(),
             "ledger": self.ledger.state(),
             "births": self.births,
+            "price": self.price,
             "pending": None if self.pending is None else asdict(self.pending),
             "last_edit_sample": self.last_edit_sample,
             "next_thrift_sample": self.next_thrift_sample,
@@ -193,6 +202,7 @@ class Controller:
             self.pulse = Pulse.from_state(state["pulse"])
             self.ledger = Ledger.from_state(state["ledger"])
             self.births = [[int(b) for b in layer] for layer in state["births"]]
+            self.price = float(state["price"])
             self.pending = None if state["pending"] is None else Shift(**state["pending"])
             self.last_edit_sample = int(state["last_edit_sample"])
             self.next_thrift_sample = int(state["next_thrift_sample"])
@@ -228,6 +238,6 @@ class Controller:
             "growth_strongest": max(scores.growth),
             "growth_weakest": min(scores.growth),
             "samples_since_edit": float(sample - self.last_edit_sample),
-            "price": price_of(blueprint, self.policy.heads, self.policy.budget),
+            "price": price_of(blueprint, self.policy.heads, self.price),
             "decision_budget_left": 1 - self.passes_spent / budget,
         }

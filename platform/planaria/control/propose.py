@@ -23,8 +23,10 @@ class Scores:
     """Per layer and head: has it had time to integrate? Only mature heads may go."""
 
 
-def propose(trigger: str, blueprint: Blueprint, scores: Scores, loss: float, policy: Policy) -> list[Candidate]:
-    """Candidates within the limits at the present loss; the first one keeps everything as it is.
+def propose(
+    trigger: str, blueprint: Blueprint, scores: Scores, loss: float, policy: Policy, price: float
+) -> list[Candidate]:
+    """Candidates within the limits at the present loss and price; the first one keeps everything as it is.
 
     After a shift: ways to treat optimizer and output layer, and growth. Between shifts: growth, and removal of the
     heads that matter least.
@@ -37,7 +39,7 @@ def propose(trigger: str, blueprint: Blueprint, scores: Scores, loss: float, pol
     options += [(edit, "keep") for edit in _growth(blueprint, scores, policy.heads)]
     if not shifted:
         options += [(edit, "keep") for edit in _removal(blueprint, scores, policy.heads)]
-    candidates = [_candidate(edit, treatment, blueprint, scores, loss, policy) for edit, treatment in options]
+    candidates = [_candidate(edit, treatment, blueprint, scores, loss, policy, price) for edit, treatment in options]
     return [
         candidate for candidate in candidates if candidate.edit is None or fits(candidate, blueprint, policy.budget)
     ]
@@ -48,9 +50,9 @@ def _loss_of_ignorance(blueprint: Blueprint) -> float:
     return math.log(max(2, blueprint.outputs)) if blueprint.task == "classification" else 1.0
 
 
-def price_of(blueprint: Blueprint, heads: Heads, budget: Budget) -> float:
-    """Nats per row that the live heads must earn: the policy's price at full size, in proportion below."""
-    return budget.price * sum(blueprint.heads) / (heads.max * blueprint.layers)
+def price_of(blueprint: Blueprint, heads: Heads, price: float) -> float:
+    """Nats per row that the live heads must earn: the price at full size, in proportion below."""
+    return price * sum(blueprint.heads) / (heads.max * blueprint.layers)
 
 
 def fits(candidate: Candidate, blueprint: Blueprint, budget: Budget) -> bool:
@@ -102,7 +104,13 @@ def _removal(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:
 
 
 def _candidate(
-    edit: Edit | None, treatment: str, blueprint: Blueprint, scores: Scores, loss: float, policy: Policy
+    edit: Edit | None,
+    treatment: str,
+    blueprint: Blueprint,
+    scores: Scores,
+    loss: float,
+    policy: Policy,
+    price: float,
 ) -> Candidate:
     after = blueprint if edit is None else edit.apply(blueprint)
     action = "keep" if edit is None else edit.describe()
@@ -112,7 +120,7 @@ def _candidate(
         treatment=treatment,
         heads=after.heads,
         parameters=after.parameters,
-        price=price_of(after, policy.heads, policy.budget),
+        price=price_of(after, policy.heads, price),
         prior=long_run_gain(edit, blueprint, scores, policy.controller.capacity_gain * loss),
     )
 

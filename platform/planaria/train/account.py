@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from planaria.blueprint import Blueprint, Edit, edit_to_dict
-from planaria.control.propose import price_of
 from planaria.job import Job
 from planaria.record.tables import Records, decision_row, shift_row
 from planaria.signals import Decision, Shift, StepReport, Stream
@@ -236,7 +235,6 @@ class Account:
             "rows_lost": 0 if intact else max(1, self.row - totals.samples),
             "rows_repeated": 0 if intact else max(0, totals.samples - self.row),
             "flaws": {flaw: sum(columns.values()) for flaw, columns in self.stream.counts.items()},
-            "price": price_of(self.blueprint, self.job.policy.heads, self.job.policy.budget),
         }
         if self.stream.contexts:
             summary["contexts"] = self.stream.contexts

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from planaria.blueprint import Blueprint, Edit, GrowOutputs, edit_from_dict
 from planaria.control import Controller, Evidence, Trial, run_trial
 from planaria.control.adapt import adam_rates
+from planaria.control.propose import price_of
 from planaria.detect import ShiftMonitor, Sketch
 from planaria.errors import InputError, RunError
 from planaria.job import Job
@@ -455,7 +456,8 @@ class Lifelong:
 
     def summary(self, status: str, final: Mapping[int, tuple[float, float]] | None = None) -> dict[str, Any]:
         """The content of summary.json, but for what only the folder's keeper knows."""
-        return self.account.summary(status, self.group.size, final)
+        price = price_of(self.blueprint, self.job.policy.heads, self.controller.price)
+        return {**self.account.summary(status, self.group.size, final), "price": price}
 
     def encoding(self) -> dict[str, Any]:
         """What turns raw rows into the model's inputs, and its answers into labels; saved beside a served model."""
