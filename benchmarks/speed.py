@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed
 
-Fashion-MNIST, the demo's model and the default policy, in one process with one torch thread; about two CPU minutes.
+Fashion-MNIST, the demo's model and the default policy, in one process with one torch thread; about four CPU minutes.
 Throughput and peak memory against `benchmarks/bare.py` with the same model, batch, optimizer and replay; surgery,
 decisions, detection and recording in units of one training step. Clock: CPU seconds of this process.
 """
@@ -45,6 +45,7 @@ MEMORY_STEPS = 250
 """Of each loop whose peak memory is measured; 32,000 rows."""
 EDIT_ROUNDS = 11
 WATCHED_STEPS = 150
+ALLOCATOR_ROUNDS = 5
 DEMO_ROWS = 106_000
 """All of the demo's stream."""
 EARLY_ROWS = 50_000
@@ -277,10 +278,15 @@ def watching() -> list[Figure]:
 
 
 def peak_bytes(which: str) -> int:
-    command = [sys.executable, "-m", "benchmarks.speed", "--peak", which]
+    return int(in_process("--peak", which))
+
+
+def in_process(*arguments: str) -> str:
+    """What this script prints last in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.speed", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return int(done.stdout.strip().splitlines()[-1])
+    return done.stdout.strip().splitlines()[-1]
 
 
 def run_for_peak(which: str) -> int:
@@ -300,11 +306,36 @@ def memory() -> list[Figure]:
     ]
 
 
+# -- the C library's allocator, in processes of their own
+
+
+def allocator() -> list[Figure]:
+    """A step of planaria's loop where the C library keeps what a step frees, relative to one where it does not."""
+    seconds: dict[str, list[float]] = {"kept": [], "returned": []}
+    for _ in range(ALLOCATOR_ROUNDS):
+        for freed, found in seconds.items():
+            found.append(float(in_process("--freed", freed)))
+    ratio = median_ratio(seconds["kept"], seconds["returned"])
+    return [Figure("a step, freed memory kept / returned to the system", ratio, "x")]
+
+
+def run_for_step(freed: str) -> float:
+    if freed == "kept":
+        reuse_freed_memory()
+    loop = planaria_loop(STILL)
+    steps(loop, WARM_STEPS)()
+    return statistics.median(cpu_seconds(steps(loop, BLOCK_STEPS)) for _ in range(25)) / BLOCK_STEPS
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--peak", choices=("bare", "still", "edits"), help=argparse.SUPPRESS)
+    arguments.add_argument("--freed", choices=("kept", "returned"), help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
+    if chosen.freed:
+        print(run_for_step(chosen.freed))
+        return
     reuse_freed_memory()  # as planaria's workers do; the bare loop has its share of it
     if chosen.peak:
         print(run_for_peak(chosen.peak))
@@ -312,7 +343,7 @@ def main() -> None:
     figures, step = speeds()
     figures += surgery(step) + watching()
     of_decisions, decisions = demo_run()
-    figures += of_decisions + memory()
+    figures += of_decisions + memory() + allocator()
     show(f"planaria's loop: Fashion-MNIST, 2 x {HEADS} heads, width 64, batch 128 + 128 replayed, 1 thread", figures)
     print(write("speed", {"figures": as_rows(figures), "decisions": decisions}))
 
