@@ -33,7 +33,7 @@ from planaria.model import build
 from planaria.train.allocator import reuse_freed_memory
 
 BATCH = 128
-HEADS = 6
+HEADS = 8
 """Of each of two layers, as the demo starts."""
 STILL = {"controller": {"kind": "none"}, "heads": {"start": HEADS}}
 MEMORY_ROWS = 2_000
@@ -193,9 +193,9 @@ def surgery(step: float) -> list[Figure]:
 
     figures = []
     edits: Sequence[tuple[str, int, Edit]] = (
-        ("grow by a head (6 to 7)", 6, GrowHeads(0, 1)),
+        ("grow by a head (8 to 9)", 8, GrowHeads(0, 1)),
         ("grow by 4 heads (6 to 10)", 6, GrowHeads(0, 4)),
-        ("shrink by a head, refit included (6 to 5)", 6, ShrinkHeads(0, (1,))),
+        ("shrink by a head, refit included (8 to 7)", 8, ShrinkHeads(0, (1,))),
         ("shrink by a head, refit included (10 to 9)", 10, ShrinkHeads(0, (2,))),
     )
     for name, heads, edit in edits:

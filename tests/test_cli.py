@@ -105,7 +105,7 @@ def test_a_run_ends_with_a_summary_its_report_and_what_opens_mlflow(
 ) -> None:
     assert call(["run", "job.yaml", "--out", "run", "samples=500"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for part in ("500 of 500 samples", "status done", "accuracy as it went", "heads per layer [6] at first"):
+    for part in ("500 of 500 samples", "status done", "accuracy as it went", "heads per layer [8] at first"):
         assert part in shown
     assert f"report {here / 'run' / 'report.html'}" in shown
     assert f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{here}/run/mlflow.db" in shown
@@ -114,7 +114,7 @@ def test_a_run_ends_with_a_summary_its_report_and_what_opens_mlflow(
     assert call(["status", "run"]) == 0
     assert "status done" in " ".join(capsys.readouterr().out.split())
     assert call(["logs", "run"]) == 0
-    assert "revision 0: heads [6]" in capsys.readouterr().out
+    assert "revision 0: heads [8]" in capsys.readouterr().out
     assert call(["stop", "run"]) == 0
     assert capsys.readouterr().out == "run: had ended already (done)\n"
     assert call(["report", "run", "--out", "page.html"]) == 0

@@ -15,7 +15,7 @@ from planaria.settings import Settings, parse
 class Heads(Settings):
     """How many attention heads a layer may have."""
 
-    start: int = Field(6, ge=1)
+    start: int = Field(8, ge=1)
     """Heads of each layer when the run begins; where it is not given, the nearest to its default within min and max."""
     min: int = Field(1, ge=1)
     """No layer goes below."""
@@ -50,7 +50,7 @@ class Budget(Settings):
     """No edit may take the model above this many parameters."""
     flops_per_sample: int | None = Field(None, ge=1)
     """No edit may take one forward pass above this."""
-    price: float = Field(0.1, ge=0)
+    price: float = Field(0.12, ge=0)
     """Nats per row that a model with every head in use must earn over one with none."""
     mean_heads: float | None = Field(None, gt=0)
     """Heads of a layer that the run may use on average: the price rises while it uses more, and falls while it uses
