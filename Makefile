@@ -37,7 +37,7 @@ types: $(READY)  ## check types
 	@$(BIN)/mypy
 
 bench: setup  ## measure speed and memory; prints a table
-	@$(BIN)/python benchmarks/speed.py
+	@$(BIN)/python -m benchmarks.speed
 
 docs: $(READY)  ## write docs/jobs.md anew from the settings
 	@$(BIN)/python docs/write_jobs_page.py

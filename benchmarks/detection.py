@@ -1,7 +1,7 @@
 """Detection delay, missed and false alarms, and how often the kind is right: 6 streams of Fashion-MNIST, 5 seeds.
 
-    python benchmarks/detection.py                       an MLP with replay learns online: some minutes
-    python benchmarks/detection.py --loop planaria       whole runs with planaria's own model and controller: an hour
+    python -m benchmarks.detection                       an MLP with replay learns online: some minutes
+    python -m benchmarks.detection --loop planaria       whole runs with planaria's own model and controller: an hour
 
 A report counts for a change if it comes within 2,000 rows of it, or of the end of a gradual one; a second report of
 the same change is `extra`; any other is false. The delay is that of the report, kind included, not of the alarm.

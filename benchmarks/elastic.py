@@ -1,7 +1,7 @@
 """The demo's stream, elastic against fixed sizes: does an elastic model keep up with the largest?
 
-    python benchmarks/elastic.py                                  seeds 0 to 9: elastic, and fixed at heads.max
-    python benchmarks/elastic.py --seeds 100 101 --sizes 2 4 6    tuning seeds: what capacity is worth
+    python -m benchmarks.elastic                                  seeds 0 to 9: elastic, and fixed at heads.max
+    python -m benchmarks.elastic --seeds 100 101 --sizes 2 4 6    tuning seeds: what capacity is worth
 
 Every run is jobs/fashion_shift.yaml without Ray; "fixed" is the same job with the controller off. As many runs as there
 are cores go on at once. Writes benchmarks/results/elastic.json (with --out, another file).

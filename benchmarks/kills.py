@@ -1,7 +1,7 @@
 """Kill a run in every way at random moments, let it go on, and compare it with a run that was never killed.
 
-    python benchmarks/kills.py               12 kills in 3 runs on 2 Ray Train workers: about a quarter of an hour
-    python benchmarks/kills.py --runs 1      the first of them
+    python -m benchmarks.kills               12 kills in 3 runs on 2 Ray Train workers: about a quarter of an hour
+    python -m benchmarks.kills --runs 1      the first of them
 
     worker     SIGKILL of one Ray Train worker; the run heals itself
     driver     SIGKILL of the process that was started; then `planaria resume`
