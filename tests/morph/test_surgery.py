@@ -80,6 +80,16 @@ def test_optimizer_state_follows_its_heads_and_new_ones_begin_clean(name: str) -
     assert {id(p) for p in optimizer.state} == held
 
 
+def test_a_grown_heads_first_steps_are_no_longer_than_others() -> None:
+    """Adam counts steps per tensor: with a second moment of zero a fresh row would take ten times its steps."""
+    model, optimizer = _trained(400, Learner(learning_rate=0.001))
+    operate(model, GrowHeads(0, 1), seed=1, follow=partial(replace_parameter, optimizer))
+    before = model.block(0).attention.o.detach().clone()
+    _train(model, optimizer, 3)
+    moved = (model.block(0).attention.o.detach() - before).flatten(1).abs().mean(1)
+    assert 0 < moved[-1] < 3 * moved[:-1].mean()
+
+
 def test_refitting_loses_less_than_cutting() -> None:
     model, _ = _trained(60)
     features, _ = _rows(256, seed=99)

@@ -22,7 +22,8 @@ def build_optimizer(model: nn.Module, learner: Learner) -> torch.optim.Optimizer
 
 
 def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> None:
-    """Let `new` take the place of `old`: rows `kept` (dimension 0) carry their state along, new rows begin at zero.
+    """Let `new` take the place of `old`: rows `kept` (dimension 0) carry their state along; new rows begin
+    without momentum, and with the mean second moment of the kept ones.
 
     `new` holds the kept rows first, then any fresh ones. Raises KeyError where `old` is not the optimizer's.
     """
@@ -31,7 +32,7 @@ def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: 
             if parameter is old:
                 group["params"][at] = new
                 state = optimizer.state.pop(old, {})
-                optimizer.state[new] = {name: _follow(value, old, new, kept) for name, value in state.items()}
+                optimizer.state[new] = {slot: _follow(slot, value, old, new, kept) for slot, value in state.items()}
                 if not state:
                     del optimizer.state[new]
                 return
@@ -75,9 +76,12 @@ def _fused_on(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool
     return bool(optimizer.defaults.get("fused")) and parameter.device.type != "cpu"
 
 
-def _follow(value: object, old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> object:
+def _follow(slot: str, value: object, old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> object:
     if not isinstance(value, Tensor) or value.shape != old.shape:
         return value.clone() if isinstance(value, Tensor) else value
     moved = torch.zeros_like(new, memory_format=torch.preserve_format)
     moved[: len(kept)] = value.index_select(0, kept)
+    if slot == "exp_avg_sq" and len(new) > len(kept):
+        # Adam's step count is the tensor's: from a second moment of zero, new rows would take several times its steps.
+        moved[len(kept) :] = moved[: len(kept)].mean(0)
     return moved
