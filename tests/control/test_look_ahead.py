@@ -49,7 +49,8 @@ def _row_loss(model: nn.Module, features: Mapping[str, Tensor], target: Tensor) 
 def _evidence(memory: bool = True) -> Evidence:
     features, target = _rows()
     kept = 64 if memory else 0
-    return Evidence(features, target, {"numeric": features["numeric"][:kept]}, target[:kept], held=kept // 2)
+    memory = {"numeric": features["numeric"][:kept]}
+    return Evidence(features, target, 40, memory, target[:kept], kept // 2)
 
 
 def _trial(seed: int = 1, memory: bool = True) -> Trial:

@@ -22,7 +22,8 @@ from planaria.signals import Candidate, Decision, Shift, ShiftKind, StepReport
 FIRST_CREDIT_PASSES = 25_000
 """Row-passes a run may spend on decisions before it has earned them by training."""
 MOST_CANDIDATES = 6
-USUAL_RECENT, USUAL_HELD = 1_024, 256
+USUAL_RECENT, USUAL_MEMORY = 340, 256
+"""Rows on which a candidate is scored."""
 SCORING_PASSES = 2_000
 """About what measuring importance and growth costs a decision."""
 PRICE_RATE = 2e-5
@@ -128,11 +129,11 @@ class Controller:
         observation = {**self.pulse.observation(), **self._observation(trigger, bench.blueprint, scores, sample)}
         trials = bench.trials(candidates, evidence, self.seed * 1_000_003 + step)
         candidates = score(candidates, trials, self.policy.controller)
-        if evidence.held:
+        if evidence.held_memory:
             remembered = candidates[0].loss_memory
             observation["memory_drift"] = remembered / self.loss_remembered - 1 if self.loss_remembered else 0.0
             self.loss_remembered = remembered
-        each = row_passes(self.policy.controller, len(evidence.recent_target), evidence.held)
+        each = row_passes(self.policy.controller, evidence.held_recent, evidence.held_memory)
         self.passes_spent += SCORING_PASSES + len(candidates) * each
         bias = {} if trigger.endswith("shift") else self.ledger.bias(trigger)
         chosen, why = choose(candidates, self.policy.controller.certainty, bias)
@@ -221,7 +222,7 @@ class Controller:
 
     def _can_pay(self, decisions: int) -> bool:
         """Is there decision budget for so many decisions of the usual size?"""
-        each = SCORING_PASSES + MOST_CANDIDATES * row_passes(self.policy.controller, USUAL_RECENT, USUAL_HELD)
+        each = SCORING_PASSES + MOST_CANDIDATES * row_passes(self.policy.controller, USUAL_RECENT, USUAL_MEMORY)
         earned = max(FIRST_CREDIT_PASSES, self.policy.budget.decision_fraction * self.passes_trained)
         return self.passes_spent + decisions * each <= earned
 

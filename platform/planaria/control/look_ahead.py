@@ -26,14 +26,18 @@ Branch = Callable[[Candidate], tuple[nn.Module, list[Tensor]]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Rows for one decision: recent ones, and remembered ones (perhaps none), of which the last `held` were never
-    replayed: candidates adapt on the others and are scored on those."""
+    """Rows for one decision: recent ones in random order, and remembered ones (perhaps none).
+
+    Candidates are made and adapted on the first rows of each, and scored on the last `held_recent` and `held_memory`.
+    """
 
     recent: Mapping[str, Tensor]
     recent_target: Tensor
+    held_recent: int
     memory: Mapping[str, Tensor]
     memory_target: Tensor
-    held: int = 0
+    held_memory: int
+    """These were never replayed."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,10 @@ class Trial:
     memory_M: npt.NDArray[np.float32]
 
 
-def row_passes(settings: Controller, recent_rows: int, held_rows: int) -> int:
+def row_passes(settings: Controller, held_recent: int, held_memory: int) -> int:
     """Cost of one trial in passes of one row through the model (forward 1, backward 2)."""
-    inner = settings.inner_steps * settings.inner_rows * (2 if held_rows else 1) * 3
-    return inner + round(recent_rows * settings.held_back) + held_rows
+    inner = settings.inner_steps * settings.inner_rows * (2 if held_memory else 1) * 3
+    return inner + held_recent + held_memory
 
 
 def run_trial(
@@ -63,8 +67,8 @@ def run_trial(
     """Adapt one candidate for a few inner steps and score it."""
     model, rates = branch(candidate)
     learner = fast_learner(model, rates)
-    learn_R, score_R = _split(len(evidence.recent_target), settings.held_back, seed)
-    learn_M, score_M = np.split(np.arange(len(evidence.memory_target)), [len(evidence.memory_target) - evidence.held])
+    learn_R, score_R = _split(len(evidence.recent_target), evidence.held_recent)
+    learn_M, score_M = _split(len(evidence.memory_target), evidence.held_memory)
     draws = np.random.default_rng((seed, 2))
     few = settings.inner_rows
     for step in range(settings.inner_steps):
@@ -108,10 +112,8 @@ def _variance_of_mean(values: npt.NDArray[np.float32]) -> float:
     return float(values.var(dtype=np.float64) / len(values)) if len(values) > 1 else 0.0
 
 
-def _split(rows: int, held_back: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    order = np.random.default_rng((seed, 1)).permutation(rows)
-    cut = rows - round(rows * held_back)
-    return order[:cut], order[cut:]
+def _split(rows: int, held: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    return np.arange(rows - held), np.arange(rows - held, rows)
 
 
 def _take_both(

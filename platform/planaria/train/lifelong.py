@@ -365,7 +365,7 @@ class Lifelong:
     def evidence(self, since_row: int) -> Evidence:
         first = max(since_row, self.row - RECENT_ROWS, 0)
         rows = self.stream.read(first, self.row - first)
-        learned = np.flatnonzero(~rows.held_out)
+        learned = np.random.default_rng((self.job.seed, self.step, 1)).permutation(np.flatnonzero(~rows.held_out))
         held = self.memory.held(MEMORY_ROWS, self.step)
         slots = np.concatenate((self.memory.draw(MEMORY_ROWS, self.step, purpose=1), held))
         recent = rows.select(learned)
@@ -373,18 +373,20 @@ class Lifelong:
         evidence = Evidence(
             recent=self._tensors(recent),
             recent_target=self._target(rows.target[learned]),
+            held_recent=round(len(learned) * self.job.policy.controller.held_back),
             memory=self._tensors(remembered),
             memory_target=self._target(self.memory.target[slots]),
-            held=len(held),
+            held_memory=len(held),
         )
         half = CALIBRATION_ROWS // 2
-        self._calibration = {n: torch.cat((v[-half:], evidence.memory[n][-half:])) for n, v in evidence.recent.items()}
+        # Not the rows that candidates are scored on: a refit to those would flatter removals.
+        self._calibration = {n: torch.cat((v[:half], evidence.memory[n][:half])) for n, v in evidence.recent.items()}
         return evidence
 
     def scores(self, evidence: Evidence) -> tuple[list[list[float]], list[float]]:
         half = SCORING_ROWS // 2
-        features = {n: torch.cat((v[-half:], evidence.memory[n][-half:])) for n, v in evidence.recent.items()}
-        target = torch.cat((evidence.recent_target[-half:], evidence.memory_target[-half:]))
+        features = {n: torch.cat((v[:half], evidence.memory[n][-half:])) for n, v in evidence.recent.items()}
+        target = torch.cat((evidence.recent_target[:half], evidence.memory_target[-half:]))
         loss = partial(self._plain_loss, self.model)
         importance = head_importance(self.model, features, target, loss)
         return importance, growth_scores(self.model, features, target, loss, seed=self._surgery_seed())
