@@ -63,7 +63,7 @@ def same(folder: Path, undisturbed: dict[str, Any]) -> None:
     assert list(differences(undisturbed, found)) == []
 
 
-def until(happens: Callable[[], bool], within_s: float = 180.0) -> None:
+def until(happens: Callable[[], bool], within_s: float = 400.0) -> None:
     end = time.monotonic() + within_s
     while not happens():
         assert time.monotonic() < end, "it did not happen"
@@ -283,7 +283,7 @@ def test_a_killed_worker_changes_nothing_and_the_controller_can_still_be_read(
 
     folder = tmp_path / f"run-{os.getpid()}"
     run = Background(lambda: launch.run(job_for(table), out=folder))
-    until(lambda: step_now(folder) > STEPS // 3 or not run.thread.is_alive())
+    until(lambda: step_now(folder) > 0 or not run.thread.is_alive())
     step, state = read_controller(folder.name)
     assert 0 <= step <= STEPS and state
     kill_worker(os.getpid(), random.Random(1))
