@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+import planaria
 from planaria.job import Job, load_job
 from planaria.settings import fields, sections
 
@@ -43,3 +44,10 @@ def test_the_example_of_the_page_is_a_job(writer: ModuleType, tmp_path: Path) ->
     (example,) = re.findall(r"```yaml\n(.*?)```", writer.INTRODUCTION, re.DOTALL)
     (tmp_path / "job.yaml").write_text(example)
     assert load_job(tmp_path / "job.yaml").policy.name == "thrifty"
+
+
+def test_the_job_of_the_readme_s_python_lines_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    (lines,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (loading,) = re.findall(r"^job = (.*)$", lines, re.MULTILINE)
+    assert isinstance(eval(loading, {"planaria": planaria}), Job)

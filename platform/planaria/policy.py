@@ -57,7 +57,7 @@ class Budget(Settings):
     less. Without it the price stays what it is."""
     decision_fraction: float = Field(0.15, gt=0, le=1)
     """Passes of a row through the model that decisions may spend, as a share of those that training spends: passes, not
-    seconds, so that a run is reproducible. 0.15 takes 10 to 15% of the run's time."""
+    seconds, so that a run is reproducible. 0.15 takes about a tenth of the run's time."""
 
 
 class LossChannel(Settings):

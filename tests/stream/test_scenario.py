@@ -366,3 +366,8 @@ def test_a_folder_that_cannot_be_written_is_named(table: Path, monkeypatch: pyte
     monkeypatch.setenv("PLANARIA_DATA", str(table))  # a file, where a folder is needed
     with pytest.raises(InputError, match=r"cannot keep the scenario's rows .* make room or set PLANARIA_DATA"):
         opened(table, scenario={"contexts": TABLE})
+
+
+@pytest.mark.parametrize("start", [4_096, 5_000])
+def test_there_are_no_rows_at_the_end_of_a_scenario_and_behind_it(start: int) -> None:
+    assert len(scenario(context("a", 4_096)).read(start, 64)) == 0

@@ -111,7 +111,7 @@ def test_a_process_killed_again_and_again_at_random_times_changes_nothing(
         process = context.Process(target=run_here, args=(job, RunFolder(tmp_path), table.parent))
         process.start()
         until(lambda before=before, process=process: max(store.steps(), default=-1) > before or not process.is_alive())
-        time.sleep(choice.uniform(0.0, 0.8))
+        time.sleep(choice.uniform(0.0, 0.4))
         process.kill()
         process.join()
         assert process.exitcode != 0, "it ended before it could be killed; give it more rows"

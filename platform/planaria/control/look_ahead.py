@@ -39,6 +39,14 @@ class Evidence:
     held_memory: int
     """These were never replayed."""
 
+    @property
+    def learn_recent(self) -> int:
+        return len(self.recent_target) - self.held_recent
+
+    @property
+    def learn_memory(self) -> int:
+        return len(self.memory_target) - self.held_memory
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -67,8 +75,8 @@ def run_trial(
     """Adapt one candidate for a few inner steps and score it."""
     model, rates = branch(candidate)
     learner = fast_learner(model, rates)
-    learn_R, score_R = _split(len(evidence.recent_target), evidence.held_recent)
-    learn_M, score_M = _split(len(evidence.memory_target), evidence.held_memory)
+    learn_R, score_R = _split(len(evidence.recent_target), evidence.learn_recent)
+    learn_M, score_M = _split(len(evidence.memory_target), evidence.learn_memory)
     draws = np.random.default_rng((seed, 2))
     few = settings.inner_rows
     for step in range(settings.inner_steps):
@@ -112,8 +120,8 @@ def _variance_of_mean(values: npt.NDArray[np.float32]) -> float:
     return float(values.var(dtype=np.float64) / len(values)) if len(values) > 1 else 0.0
 
 
-def _split(rows: int, held: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    return np.arange(rows - held), np.arange(rows - held, rows)
+def _split(rows: int, learn: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    return np.arange(learn), np.arange(learn, rows)
 
 
 def _take_both(

@@ -27,12 +27,10 @@ class Pulse:
     floor: float = float("inf")
     """The lowest fast loss since the last shift."""
     since_shift: int = 0
-    total_loss: float = 0.0
 
     def update(self, report: StepReport) -> None:
         rows = len(report.loss_B)
         loss, error = float(report.loss_B.mean()), float(report.error_B.mean())
-        self.total_loss += float(report.loss_B.sum(dtype="float64"))
         self.loss_fast = _average(self.loss_fast, loss, rows, FAST_ROWS, self.samples)
         self.loss_middle = _average(self.loss_middle, loss, rows, MIDDLE_ROWS, self.samples)
         self.loss_slow = _average(self.loss_slow, loss, rows, SLOW_ROWS, self.since_shift)

@@ -49,14 +49,12 @@ def _options(row: Row) -> Table:
     for column in ("option", "heads", "value", "± s.e.", "price", "loss on recent", "on remembered"):
         table.add_column(column, justify="left" if column in ("option", "heads") else "right", no_wrap=True)
     for option in row["candidates"] or []:
-        error, price = option.get("standard_error"), option.get("price")
-        losses = [option.get("loss_recent"), option.get("loss_memory")]
+        numbers = [option.get(name) for name in ("standard_error", "price", "loss_recent", "loss_memory")]
         table.add_row(
             option["name"],
             plus(option.get("heads") or []),
             signed(option.get("value")),
-            *(f"{value:.4f}" if known(value) else "" for value in (error, price)),
-            *(f"{value:.4f}" if known(value) else "" for value in losses),
+            *(f"{value:.4f}" if known(value) else "" for value in numbers),
             style="bold" if option["name"] == row["chosen"] else None,
         )
     return table

@@ -79,7 +79,9 @@ class ScenarioStream:
     def read(self, start: int, count: int) -> DecodedRows:
         stop = max(start, min(start + count, self.total_rows))
         rows = np.arange(start, stop, dtype=np.int64)
-        blocks = [self._plan(number) for number in range(start // PLAN_ROWS, -(-stop // PLAN_ROWS))]
+        # At least one, also for no rows: at the very end of the stream it is an empty one.
+        last = max(stop - 1, start) // PLAN_ROWS
+        blocks = [self._plan(number) for number in range(start // PLAN_ROWS, last + 1)]
         within = slice(start % PLAN_ROWS, start % PLAN_ROWS + len(rows))
         contexts, origin, target = (np.concatenate(parts)[within] for parts in zip(*blocks, strict=True))
         self._furthest = max(self._furthest, start + len(rows))
@@ -94,7 +96,7 @@ class ScenarioStream:
     def _plan_of(self, number: int) -> tuple[Integers, Integers, npt.NDArray[Any]]:
         """Of a block of rows: their contexts, their row numbers in the pool, and their classes or values."""
         first = number * PLAN_ROWS
-        rows = np.arange(first, min(first + PLAN_ROWS, self.total_rows), dtype=np.int64)
+        rows = np.arange(first, max(first, min(first + PLAN_ROWS, self.total_rows)), dtype=np.int64)
         contexts = self._schedule.contexts(rows)
         origin = np.empty(len(rows), np.int64)
         target = np.empty(len(rows), self._pool.target.dtype)

@@ -14,7 +14,7 @@ _GROW_BY = 64 << 20
 
 def reuse_freed_memory() -> None:
     """By default glibc returns the large blocks of a step to the system, and the next step pays for every page anew:
-    10 to 15% of a CPU step (docs/benchmarks.md). Does nothing where the C library has no such setting."""
+    15% of a CPU step (docs/benchmarks.md). Does nothing where the C library has no such setting."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return

@@ -380,7 +380,10 @@ class Lifelong:
         )
         half = CALIBRATION_ROWS // 2
         # Not the rows that candidates are scored on: a refit to those would flatter removals.
-        self._calibration = {n: torch.cat((v[:half], evidence.memory[n][:half])) for n, v in evidence.recent.items()}
+        recent_rows, memory_rows = min(half, evidence.learn_recent), min(half, evidence.learn_memory)
+        self._calibration = {
+            n: torch.cat((v[:recent_rows], evidence.memory[n][:memory_rows])) for n, v in evidence.recent.items()
+        }
         return evidence
 
     def scores(self, evidence: Evidence) -> tuple[list[list[float]], list[float]]:
