@@ -145,7 +145,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One option of a decision, and what looking ahead showed of it. Losses in nats per row."""
+    """One option of a decision, and what looking ahead showed of it. Losses in nats per row; NaN: not looked ahead."""
 
     name: str
     """"keep", "grow layer 1 by 1", "shrink layer 0 by 1"."""
@@ -160,9 +160,13 @@ class Candidate:
     price: float = 0.0
     """What its capacity costs, in nats."""
     prior: float = 0.0
-    """Gain expected of its capacity after the look-ahead's short horizon, in nats."""
+    """Gain expected of its capacity after the look-ahead's short horizon, in nats (only where nothing is learned)."""
+    predicted: float = float("nan")
+    """The learned value before any looking ahead: gain over keeping everything as it is, in nats, price included."""
+    predicted_error: float = float("nan")
+    """Standard deviation of `predicted`."""
     value: float = float("nan")
-    """Gain over keeping everything as it is: positive is better, in nats, price and prior included."""
+    """What the choice rests on, in the same unit: `predicted`, or what looking ahead made of it."""
     standard_error: float = float("nan")
 
 
