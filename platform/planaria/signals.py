@@ -161,13 +161,13 @@ class Candidate:
     """What its capacity costs, in nats."""
     prior: float = 0.0
     """Gain expected of its capacity after the look-ahead's short horizon, in nats (only where nothing is learned)."""
+    value: float = float("nan")
+    """What the choice rests on: gain over keeping everything as it is, in nats, price included."""
+    standard_error: float = float("nan")
     predicted: float = float("nan")
-    """The learned value before any looking ahead: gain over keeping everything as it is, in nats, price included."""
+    """In the same unit, the learned value before any looking ahead."""
     predicted_error: float = float("nan")
     """Standard deviation of `predicted`."""
-    value: float = float("nan")
-    """What the choice rests on, in the same unit: `predicted`, or what looking ahead made of it."""
-    standard_error: float = float("nan")
 
 
 @dataclass(frozen=True)
