@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import pytest
@@ -24,6 +25,10 @@ def _rows(count: int = 32, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
     return {"image": image}, (image.float().mean((1, 2, 3)) / 32).long() % 4
+
+
+def _model_loss(model: torch.nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    return _row_loss(model(features), target)
 
 
 def _row_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -144,7 +149,7 @@ def test_importance_sees_the_head_that_matters() -> None:
     features, target = _rows(128)
     with torch.no_grad():
         model.block(0).attention.o[0].zero_()
-    importance = head_importance(model, features, target, _row_loss)
+    importance = head_importance(model, features, target, _model_loss)
     assert [len(layer) for layer in importance] == [2, 3]
     assert importance[0][0] == 0 < importance[0][1]
 
@@ -153,7 +158,7 @@ def test_growth_scores_leave_the_model_alone() -> None:
     model, _ = _trained()
     features, target = _rows()
     before = model(features)
-    scores = growth_scores(model, features, target, _row_loss, seed=5)
+    scores = growth_scores(model, features, target, _model_loss, seed=5)
     assert len(scores) == 2 and min(scores) > 0
     assert torch.equal(model(features), before)
     assert model.blueprint == BLUEPRINT

@@ -47,6 +47,12 @@ class Evidence:
     def learn_memory(self) -> int:
         return len(self.memory_target) - self.held_memory
 
+    def learnable(self, rows: int) -> dict[str, Tensor]:
+        """Inputs of up to `rows` rows, half of them recent: none of those that candidates are scored on, as a refit to
+        those would flatter removals."""
+        recent, memory = (min(rows // 2, count) for count in (self.learn_recent, self.learn_memory))
+        return {name: torch.cat((column[:recent], self.memory[name][:memory])) for name, column in self.recent.items()}
+
 
 @dataclass(frozen=True)
 class Trial:

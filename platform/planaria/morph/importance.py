@@ -6,14 +6,14 @@ import copy
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from planaria.blueprint import GrowHeads
 from planaria.model.transformer import ElasticTransformer
 from planaria.morph.surgery import operate
 
-RowLoss = Callable[[Tensor, Tensor], Tensor]
-"""(output [B, C], target [B]) -> loss of each row [B]."""
+RowLoss = Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor]
+"""(model, features, target [B]) -> loss of each row [B]."""
 
 
 def head_importance(
@@ -28,7 +28,7 @@ def head_importance(
     for attention, scale_BN in zip(attentions, scales, strict=True):
         attention.head_scale_BN = scale_BN
     try:
-        loss = row_loss(model(features), target_B).sum()
+        loss = row_loss(model, features, target_B).sum()
         gradients = torch.autograd.grad(loss, scales)
     finally:
         for attention in attentions:
@@ -48,6 +48,6 @@ def growth_scores(
     for layer in range(trial.blueprint.layers):
         operate(trial, GrowHeads(layer, 2), seed=seed + layer)
     outputs = [trial.block(layer).attention.o for layer in range(trial.blueprint.layers)]
-    gradients = torch.autograd.grad(row_loss(trial(features), target_B).mean(), outputs)
+    gradients = torch.autograd.grad(row_loss(trial, features, target_B).mean(), outputs)
     strength = [gradient.flatten(1).norm(dim=1) for gradient in gradients]
     return [float(s[-2:].max() / s[:-2].mean().clamp(min=1e-12)) for s in strength]

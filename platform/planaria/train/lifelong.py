@@ -9,7 +9,6 @@ Legend: B rows of the step, R replayed rows, C outputs, F sketch features.
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -26,8 +25,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from planaria.blueprint import Blueprint, Edit, GrowOutputs, edit_from_dict
-from planaria.control import Controller, Evidence, Trial, run_trial
-from planaria.control.adapt import adam_rates
+from planaria.control import Controller, Evidence, Trial
 from planaria.control.propose import price_of
 from planaria.detect import ShiftMonitor, Sketch
 from planaria.errors import InputError, RunError
@@ -39,25 +37,21 @@ from planaria.learn import (
     load_optimizer_tensors,
     optimizer_tensors,
     replace_parameter,
-    reset_moments,
     row_error,
     row_loss,
 )
 from planaria.model import ElasticTransformer, build
-from planaria.morph import growth_scores, head_importance, operate, temper
+from planaria.morph import operate
 from planaria.signals import Candidate, Decision, Features, Rows, StepReport, Stream
 from planaria.train.account import Account
 from planaria.train.evaluate import Evaluator, table_bytes, table_from
 from planaria.train.group import Group, own_shards, tree_sum
+from planaria.train.workbench import CALIBRATION_ROWS, Workbench, treat
 
 RECENT_ROWS = 1_024
 """Newest rows a decision may look at."""
 MEMORY_ROWS = 256
 """Remembered rows a decision may adapt on, and as many never replayed ones on which it is scored."""
-CALIBRATION_ROWS = 512
-SCORING_ROWS = 256
-TEMPER = 0.3
-"""Output layers are scaled by this when tempered (measured in docs/controller.md)."""
 SKETCH_FEATURES = 32
 _EVALUATION_ROWS = 512
 
@@ -94,7 +88,8 @@ class Lifelong:
         """Told that the model is about to be operated on: the last moment to keep it as it is."""
         self.between_steps = True
         """Whether the state is one that a run can go on from; not so within a step."""
-        self._calibration: Mapping[str, Tensor] | None = None
+        self._evidence: Evidence | None = None
+        """Of the decision that is being carried out."""
 
     # -- the life of a run
 
@@ -311,17 +306,14 @@ class Lifelong:
 
     def _carry_out(self, decision: Decision) -> None:
         chosen = decision.chosen
-        if chosen.treatment in ("reset", "temper"):
-            reset_moments(self.optimizer)
-        if chosen.treatment == "temper":
-            temper(self.model, TEMPER)
+        treat(chosen.treatment, self.model, self.optimizer)
         revision = None
         if chosen.edit is not None:
             revision = self._edit(edit_from_dict(chosen.edit), decision.trigger, decision.why, decision)
         if chosen.edit is not None or chosen.treatment != "keep":
             self.monitor.adapted(self.row)
         self.controller.applied(decision)
-        self._calibration = None
+        self._evidence = None
         self.account.note_decision(decision, revision)
 
     def _edit(self, edit: Edit, cause: str, why: str, decision: Decision | None = None) -> int:
@@ -334,7 +326,7 @@ class Lifelong:
             edit,
             seed=self._surgery_seed(),
             follow=partial(replace_parameter, self.optimizer),
-            calibration=self._calibration,
+            calibration=None if self._evidence is None else self._evidence.learnable(CALIBRATION_ROWS),
         )
         self.parameters = list(self.model.parameters())
         totals.grows += sum(self.blueprint.heads) > heads_before
@@ -378,71 +370,23 @@ class Lifelong:
             memory_target=self._target(self.memory.target[slots]),
             held_memory=len(held),
         )
-        half = CALIBRATION_ROWS // 2
-        # Not the rows that candidates are scored on: a refit to those would flatter removals.
-        recent_rows, memory_rows = min(half, evidence.learn_recent), min(half, evidence.learn_memory)
-        self._calibration = {
-            n: torch.cat((v[:recent_rows], evidence.memory[n][:memory_rows])) for n, v in evidence.recent.items()
-        }
+        self._evidence = evidence
         return evidence
 
     def scores(self, evidence: Evidence) -> tuple[list[list[float]], list[float]]:
-        half = SCORING_ROWS // 2
-        features = {n: torch.cat((v[:half], evidence.memory[n][-half:])) for n, v in evidence.recent.items()}
-        target = torch.cat((evidence.recent_target[:half], evidence.memory_target[-half:]))
-        loss = partial(self._plain_loss, self.model)
-        importance = head_importance(self.model, features, target, loss)
-        return importance, growth_scores(self.model, features, target, loss, seed=self._surgery_seed())
+        return self._workbench(evidence).scores()
 
     def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
-        def trial(at: int) -> Trial:
-            branch = partial(self._branch, evidence=evidence)
-            policy = self.job.policy
-            return run_trial(
-                candidates[at],
-                branch,
-                evidence,
-                self._trial_loss,
-                policy.controller,
-                clip_norm=policy.learner.clip_norm,
-                seed=seed,
-            )
+        bench = self._workbench(evidence)
+        return self.group.spread(len(candidates), lambda at: bench.trial(candidates[at], seed))
 
-        return self.group.spread(len(candidates), trial)
+    def _workbench(self, evidence: Evidence) -> Workbench:
+        return Workbench(self.model, self.optimizer, self.job.policy, evidence, self._row_loss, self._surgery_seed())
 
-    def _branch(self, candidate: Candidate, evidence: Evidence) -> tuple[nn.Module, list[Tensor]]:
-        """A copy of model and optimizer under the candidate, and the rates at which it would adapt."""
-        model, optimizer = copy.deepcopy((self.model, self.optimizer))
-        if candidate.treatment in ("reset", "temper"):
-            reset_moments(optimizer)
-        if candidate.treatment == "temper":
-            temper(model, TEMPER)
-        if candidate.edit is not None:
-            operate(
-                model,
-                edit_from_dict(candidate.edit),
-                seed=self._surgery_seed(),
-                follow=partial(replace_parameter, optimizer),
-                calibration=self._calibration,
-            )
-        parameters = list(model.parameters())
-        if candidate.treatment == "keep" or self.job.policy.learner.optimizer == "sgd":
-            return model, adam_rates(parameters, optimizer, None)
-        few = {name: column[:64] for name, column in evidence.recent.items()}
-        loss = self._trial_loss(model, few, evidence.recent_target[:64]).mean()
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-        clip = self.job.policy.learner.clip_norm / nn.utils.get_total_norm(filled).clamp(min=1e-12)
-        filled = [g * clip.clamp(max=1.0) for g in filled]
-        return model, adam_rates(parameters, optimizer, filled)
-
-    def _trial_loss(self, model: nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    def _row_loss(self, model: nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
         with self._precision():
             output = model(features)
         return row_loss(self.task, output, target, self.model.output.spread)
-
-    def _plain_loss(self, model: Any, output: Tensor, target: Tensor) -> Tensor:
-        return row_loss(self.task, output, target, model.output.spread)
 
     # -- evaluation
 

@@ -1,0 +1,88 @@
+"""Where a decision's candidates are tried: a model and its optimizer, left as they are, and copies under an edit.
+
+The training loop and the simulator of meta-training both decide with it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from planaria.blueprint import edit_from_dict
+from planaria.control import Evidence, Trial, run_trial
+from planaria.control.adapt import adam_rates
+from planaria.control.look_ahead import RowLoss
+from planaria.learn import replace_parameter, reset_moments
+from planaria.model import ElasticTransformer
+from planaria.morph import growth_scores, head_importance, operate, temper
+from planaria.policy import Policy
+from planaria.signals import Candidate
+
+TEMPER = 0.3
+"""Output layers are scaled by this when tempered (measured in docs/controller.md)."""
+CALIBRATION_ROWS = 512
+"""Inputs to which the output projection is refitted when heads go."""
+_SCORING_ROWS = 256
+_RATE_ROWS = 64
+"""Rows whose gradients stand for Adam's moments where those were reset."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """One decision's; every method is a pure function of its fields."""
+
+    model: ElasticTransformer
+    optimizer: torch.optim.Optimizer
+    policy: Policy
+    evidence: Evidence
+    row_loss: RowLoss
+    surgery_seed: int
+
+    def scores(self) -> tuple[list[list[float]], list[float]]:
+        """Head importance and growth scores, from recent and remembered rows."""
+        evidence, half = self.evidence, _SCORING_ROWS // 2
+        features = {n: torch.cat((v[:half], evidence.memory[n][-half:])) for n, v in evidence.recent.items()}
+        target = torch.cat((evidence.recent_target[:half], evidence.memory_target[-half:]))
+        importance = head_importance(self.model, features, target, self.row_loss)
+        return importance, growth_scores(self.model, features, target, self.row_loss, seed=self.surgery_seed)
+
+    def trial(self, candidate: Candidate, seed: int) -> Trial:
+        """What a copy under the candidate shows after a few steps. Equal seeds draw equal rows."""
+        clip = self.policy.learner.clip_norm
+        return run_trial(
+            candidate, self._branch, self.evidence, self.row_loss, self.policy.controller, clip_norm=clip, seed=seed
+        )
+
+    def _branch(self, candidate: Candidate) -> tuple[nn.Module, list[Tensor]]:
+        """A copy of the model under the candidate, and the per-parameter rates at which it would adapt."""
+        model, optimizer = copy.deepcopy((self.model, self.optimizer))
+        treat(candidate.treatment, model, optimizer)
+        if candidate.edit is not None:
+            operate(
+                model,
+                edit_from_dict(candidate.edit),
+                seed=self.surgery_seed,
+                follow=partial(replace_parameter, optimizer),
+                calibration=self.evidence.learnable(CALIBRATION_ROWS),
+            )
+        parameters = list(model.parameters())
+        if candidate.treatment == "keep" or self.policy.learner.optimizer == "sgd":
+            return model, adam_rates(parameters, optimizer, None)
+        few = {name: column[:_RATE_ROWS] for name, column in self.evidence.recent.items()}
+        loss = self.row_loss(model, few, self.evidence.recent_target[:_RATE_ROWS]).mean()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+        clip = self.policy.learner.clip_norm / nn.utils.get_total_norm(filled).clamp(min=1e-12)
+        return model, adam_rates(parameters, optimizer, [g * clip.clamp(max=1.0) for g in filled])
+
+
+def treat(treatment: str, model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> None:
+    """Carry out what a candidate says of optimizer and output layer."""
+    if treatment in ("reset", "temper"):
+        reset_moments(optimizer)
+    if treatment == "temper":
+        temper(model, TEMPER)
