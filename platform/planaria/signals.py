@@ -164,6 +164,8 @@ class Candidate:
     value: float = float("nan")
     """What the choice rests on: gain over keeping everything as it is, in nats, price included."""
     standard_error: float = float("nan")
+    facts: dict[str, float] = field(default_factory=dict)
+    """What was known of it beforehand: the growth score of its layer, the importance of the heads that would go, ..."""
     predicted: float = float("nan")
     """In the same unit, the learned value before any looking ahead."""
     predicted_error: float = float("nan")

@@ -122,7 +122,27 @@ def _candidate(
         parameters=after.parameters,
         price=price_of(after, policy.heads, price),
         prior=long_run_gain(edit, blueprint, scores, policy.controller.capacity_gain * loss),
+        facts=_facts(edit, blueprint, after, scores),
     )
+
+
+def _facts(edit: Edit | None, before: Blueprint, after: Blueprint, scores: Scores) -> dict[str, float]:
+    """Numbers without a scale: heads relative to those there are, scores relative to those of the layer's live heads."""
+    if isinstance(edit, GrowHeads):
+        return {
+            "doublings": math.log2(sum(after.heads) / sum(before.heads)),
+            "share_of_layer": edit.heads / before.heads[edit.layer],
+            "growth": scores.growth[edit.layer],
+        }
+    if isinstance(edit, ShrinkHeads):
+        importance = scores.importance[edit.layer]
+        removed = sum(importance[head] for head in edit.heads)
+        return {
+            "doublings": math.log2(sum(after.heads) / sum(before.heads)),
+            "share_of_layer": len(edit.heads) / before.heads[edit.layer],
+            "importance": removed / max(sum(importance) / len(importance), 1e-12),
+        }
+    return {}
 
 
 def _with_heads(blueprint: Blueprint, heads: Sequence[int]) -> Blueprint:

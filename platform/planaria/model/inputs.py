@@ -71,20 +71,12 @@ class TableInput(nn.Module):
 
     @torch.no_grad()
     def observe(self, features: Mapping[str, Tensor]) -> None:
-        """Update the running mean and variance with a batch (Chan et al. 1979); missing numbers do not count."""
+        """Update the running mean and variance with a batch."""
         if self.scale_KD is None:
             return
-        values_BK = features["numeric"].to(torch.float64)
-        there_BK = ~values_BK.isnan()
-        n_K = there_BK.sum(0).to(torch.float64)
-        mean_K = values_BK.nan_to_num(0.0).sum(0) / n_K.clamp(min=1)
-        squares_K = ((values_BK - mean_K).nan_to_num(0.0) ** 2).sum(0)
-        total_K = self.count + n_K
-        delta_K = mean_K - self.mean_K
-        share_K = n_K / total_K.clamp(min=1)
-        self.mean_K += delta_K * share_K
-        self.squares_K += squares_K + delta_K**2 * self.count * share_K
-        self.count.copy_(total_K)
+        moments = running_moments(self.count, self.mean_K, self.squares_K, features["numeric"])
+        for kept, updated in zip((self.count, self.mean_K, self.squares_K), moments, strict=True):
+            kept.copy_(updated)
 
     def forward(self, features: Mapping[str, Tensor], class_token_D: Tensor) -> Tensor:
         tokens: list[Tensor] = []
@@ -100,3 +92,18 @@ class TableInput(nn.Module):
             tokens.append(self.category_KVD[column_K, features["categorical"]])
         batch = tokens[0].shape[0]
         return torch.cat((class_token_D.expand(batch, 1, -1), *tokens), 1)
+
+
+def running_moments(
+    count_K: Tensor, mean_K: Tensor, squares_K: Tensor, rows_BK: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and sum of squared deviations of each column with a batch added (Chan et al. 1979), in float64.
+    Missing numbers (NaN) do not count."""
+    values_BK = rows_BK.to(torch.float64)
+    n_K = (~values_BK.isnan()).sum(0).to(torch.float64)
+    batch_mean_K = values_BK.nan_to_num(0.0).sum(0) / n_K.clamp(min=1)
+    batch_squares_K = ((values_BK - batch_mean_K).nan_to_num(0.0) ** 2).sum(0)
+    total_K = count_K + n_K
+    delta_K = batch_mean_K - mean_K
+    share_K = n_K / total_K.clamp(min=1)
+    return total_K, mean_K + delta_K * share_K, squares_K + batch_squares_K + delta_K**2 * count_K * share_K
