@@ -5,14 +5,15 @@ Equal on every worker: it sees all-reduced reports only, and its clock counts ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, get_args
 
 from planaria.blueprint import Blueprint
-from planaria.control.decide import choose, edit_kind
-from planaria.control.ledger import Ledger
-from planaria.control.look_ahead import Evidence, Trial, row_passes, score
+from planaria.control.decide import edit_kind
+from planaria.control.full_look_ahead import FullLookAhead
+from planaria.control.judge import Judge, Outcome, Situation
+from planaria.control.look_ahead import Evidence, Measurement, Trial, row_passes
 from planaria.control.propose import Scores, price_of, propose
 from planaria.control.pulse import FAST_ROWS, Pulse
 from planaria.errors import InputError
@@ -24,8 +25,10 @@ FIRST_CREDIT_PASSES = 25_000
 MOST_CANDIDATES = 6
 USUAL_RECENT, USUAL_MEMORY = 340, 256
 """Rows on which a candidate is scored."""
-SCORING_PASSES = 2_000
+SCORING_PASSES = 1_000
 """About what measuring importance and growth costs a decision."""
+MOST_PATIENCE = 4
+"""Between shifts, every decision that keeps the model doubles the wait for the next, up to so many times."""
 PRICE_RATE = 2e-5
 """Nats by which a row moves the price, for a run that uses all its heads where it may use none on average."""
 
@@ -39,8 +42,8 @@ class Bench(Protocol):
     def evidence(self, since_row: int) -> Evidence:
         """Recent rows (none from before `since_row`) and remembered ones."""
 
-    def scores(self, evidence: Evidence) -> tuple[list[list[float]], list[float]]:
-        """Head importance and growth scores on the evidence."""
+    def measure(self, evidence: Evidence) -> Measurement:
+        """Head importance, growth scores and loss on the evidence."""
 
     def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
         """Look ahead on every candidate, spread over the workers; equal on all of them."""
@@ -60,20 +63,24 @@ class OpenOutcome:
     loss_before: float
     price_paid: float
     due_sample: int
+    rows: int = 0
+    loss_sum: float = 0.0
+    """Of the rows since the decision."""
 
 
 class Controller:
     """Decides on shifts, and between them whenever `thrift_every_samples` rows have passed."""
 
-    def __init__(self, policy: Policy, layers: int, seed: int) -> None:
+    def __init__(self, policy: Policy, layers: int, seed: int, judge: Judge | None = None) -> None:
         self.policy, self.seed = policy, seed
         self.pulse = Pulse()
-        self.ledger = Ledger()
+        self.judge: Judge = judge or FullLookAhead(policy.controller)
         self.births = [[-policy.heads.cooldown_samples] * policy.heads.start for _ in range(layers)]
         """Per layer and head: the sample at which it was born."""
         self.price = policy.budget.price
         self.pending: Shift | None = None
         self.last_edit_sample = -policy.heads.cooldown_samples
+        self.patience = 1
         self.next_thrift_sample = policy.controller.thrift_every_samples
         self.passes_trained = 0
         self.passes_spent = 0
@@ -86,6 +93,10 @@ class Controller:
         """Take in a step that cost `passes` row-passes of training."""
         self.pulse.update(report)
         self.passes_trained += passes
+        loss = float(report.loss_B.sum(dtype="float64"))
+        for outcome in self.open:
+            outcome.rows += len(report.loss_B)
+            outcome.loss_sum += loss
         mean = self.policy.budget.mean_heads
         if mean is not None:  # dual ascent on the budget: the price is its multiplier
             used = sum(map(len, self.births)) / len(self.births)
@@ -97,6 +108,7 @@ class Controller:
         self.open.clear()
         if self.policy.controller.kind != "none":
             self.pending = shift
+        self.patience = 1
         self.next_thrift_sample = shift.sample + self.policy.controller.thrift_every_samples
 
     def due(self, sample: int) -> str | None:
@@ -113,31 +125,53 @@ class Controller:
         return "thrift" if self._can_pay(decisions=2) else None
 
     def decide(self, trigger: str, step: int, sample: int, bench: Bench) -> Decision:
-        """Look ahead on every candidate and choose."""
+        """Measure, propose, and let the judge choose."""
         began = bench.seconds()
         since = self.pending.onset_sample if self.pending is not None else sample - self.pulse.since_shift
         self.pending = None
-        self.next_thrift_sample = sample + self.policy.controller.thrift_every_samples
-        self.decisions += 1
         evidence = bench.evidence(max(0, since))
-        importance, growth = bench.scores(evidence)
-        scores = Scores(importance, growth, [[self._mature(b, sample) for b in layer] for layer in self.births])
+        measured = bench.measure(evidence)
+        self.passes_spent += SCORING_PASSES
+        mature = [[self._mature(b, sample) for b in layer] for layer in self.births]
+        scores = Scores(measured.importance, measured.growth, mature)
         candidates = propose(trigger, bench.blueprint, scores, self.pulse.loss_fast, self.policy, self.price)
-        candidates = candidates[:MOST_CANDIDATES]
         if self._cooling(sample):
             candidates = [c for c in candidates if c.edit is None]
-        observation = {**self.pulse.observation(), **self._observation(trigger, bench.blueprint, scores, sample)}
-        trials = bench.trials(candidates, evidence, self.seed * 1_000_003 + step)
-        candidates = score(candidates, trials, self.policy.controller)
-        if evidence.held_memory:
-            remembered = candidates[0].loss_memory
-            observation["memory_drift"] = remembered / self.loss_remembered - 1 if self.loss_remembered else 0.0
-            self.loss_remembered = remembered
         each = row_passes(self.policy.controller, evidence.held_recent, evidence.held_memory)
-        self.passes_spent += SCORING_PASSES + len(candidates) * each
-        bias = {} if trigger.endswith("shift") else self.ledger.bias(trigger)
-        chosen, why = choose(candidates, self.policy.controller.certainty, bias)
-        return Decision(step, sample, trigger, chosen, tuple(candidates), why, observation, bench.seconds() - began)
+        observation = {
+            **self.pulse.observation(),
+            **self._observation(trigger, bench.blueprint, scores, sample),
+            "memory_drift": self._memory_drift(measured.loss_memory),
+        }
+
+        def look(numbers: Sequence[int]) -> list[Trial]:
+            self.passes_spent += len(numbers) * each
+            return bench.trials([candidates[number] for number in numbers], evidence, self.seed * 1_000_003 + step)
+
+        looks = max(0, int((self._earned() - self.passes_spent) // each))
+        situation = Situation(
+            self.decisions, trigger, self.pulse.loss_fast, observation, tuple(candidates[:MOST_CANDIDATES]), looks
+        )
+        verdict = self.judge.judge(situation, look)
+        self.decisions += 1
+        self._wait_for_thrift(trigger, verdict.chosen, sample)
+        return Decision(
+            step, sample, trigger, verdict.chosen, verdict.candidates, verdict.why, observation, bench.seconds() - began
+        )
+
+    def _wait_for_thrift(self, trigger: str, chosen: Candidate, sample: int) -> None:
+        """Where there was nothing to do, look less often."""
+        kept = chosen.edit is None and not trigger.endswith("shift")
+        self.patience = min(2 * self.patience, MOST_PATIENCE) if kept else 1
+        self.next_thrift_sample = sample + self.patience * self.policy.controller.thrift_every_samples
+
+    def _memory_drift(self, loss_memory: float | None) -> float:
+        """Relative rise of the loss on remembered rows since the last decision that looked at any."""
+        if loss_memory is None:
+            return 0.0
+        drift = loss_memory / self.loss_remembered - 1 if self.loss_remembered else 0.0
+        self.loss_remembered = loss_memory
+        return drift
 
     def applied(self, decision: Decision) -> None:
         """The choice is carried out: wait for what it brings, and after an edit note births and start the cool-down.
@@ -171,24 +205,23 @@ class Controller:
         )
 
     def outcomes(self, sample: int) -> list[tuple[int, float]]:
-        """(decision, gain realised) of those whose horizon has passed: fall of the fast loss, minus its price."""
+        """(decision, gain realised) of those whose horizon has passed: fall of the loss to its mean over the horizon,
+        minus the price paid."""
         ripe = [outcome for outcome in self.open if sample >= outcome.due_sample]
         self.open = [outcome for outcome in self.open if sample < outcome.due_sample]
-        realised = []
         for outcome in ripe:
-            gain = outcome.loss_before - self.pulse.loss_fast - outcome.price_paid
-            self.ledger.add(outcome.trigger, outcome.kind, outcome.predicted, gain)
-            realised.append((outcome.decision, gain))
-        return realised
+            self.judge.learn(_outcome(outcome))
+        return [(outcome.decision, _fall(outcome) - outcome.price_paid) for outcome in ripe]
 
     def state(self) -> dict[str, Any]:
         return {
             "pulse": self.pulse.state(),
-            "ledger": self.ledger.state(),
+            "judge": self.judge.state(),
             "births": self.births,
             "price": self.price,
             "pending": None if self.pending is None else asdict(self.pending),
             "last_edit_sample": self.last_edit_sample,
+            "patience": self.patience,
             "next_thrift_sample": self.next_thrift_sample,
             "passes_trained": self.passes_trained,
             "passes_spent": self.passes_spent,
@@ -201,12 +234,12 @@ class Controller:
         """Raises InputError where the state is not a controller's."""
         try:
             self.pulse = Pulse.from_state(state["pulse"])
-            self.ledger = Ledger.from_state(state["ledger"])
+            self.judge.load_state(state["judge"])
             self.births = [[int(b) for b in layer] for layer in state["births"]]
             self.price = float(state["price"])
             self.pending = None if state["pending"] is None else Shift(**state["pending"])
             self.last_edit_sample = int(state["last_edit_sample"])
-            self.next_thrift_sample = int(state["next_thrift_sample"])
+            self.patience, self.next_thrift_sample = int(state["patience"]), int(state["next_thrift_sample"])
             self.passes_trained, self.passes_spent = int(state["passes_trained"]), int(state["passes_spent"])
             self.decisions = int(state["decisions"])
             self.loss_remembered = float(state["loss_remembered"])
@@ -223,8 +256,11 @@ class Controller:
     def _can_pay(self, decisions: int) -> bool:
         """Is there decision budget for so many decisions of the usual size?"""
         each = SCORING_PASSES + MOST_CANDIDATES * row_passes(self.policy.controller, USUAL_RECENT, USUAL_MEMORY)
-        earned = max(FIRST_CREDIT_PASSES, self.policy.budget.decision_fraction * self.passes_trained)
-        return self.passes_spent + decisions * each <= earned
+        return self.passes_spent + decisions * each <= self._earned()
+
+    def _earned(self) -> float:
+        """Passes that decisions may have spent by now."""
+        return max(FIRST_CREDIT_PASSES, self.policy.budget.decision_fraction * self.passes_trained)
 
     def _observation(self, trigger: str, blueprint: Blueprint, scores: Scores, sample: int) -> dict[str, float]:
         budget = self.policy.budget.decision_fraction * max(1, self.passes_trained)
@@ -242,3 +278,11 @@ class Controller:
             "price": price_of(blueprint, self.policy.heads, self.price),
             "decision_budget_left": 1 - self.passes_spent / budget,
         }
+
+
+def _fall(outcome: OpenOutcome) -> float:
+    return outcome.loss_before - outcome.loss_sum / max(1, outcome.rows)
+
+
+def _outcome(done: OpenOutcome) -> Outcome:
+    return Outcome(done.decision, done.trigger, done.kind, done.predicted, _fall(done), done.price_paid)

@@ -55,6 +55,18 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """What the model shows on a decision's evidence, before anything is tried."""
+
+    importance: list[list[float]]
+    """Per layer and head: how much the loss depends on it."""
+    growth: list[float]
+    """Per layer: how strongly the loss pulls at a fresh head, relative to the live ones."""
+    loss_memory: float | None
+    """Mean loss on remembered rows that were never replayed, in nats; None where there are none."""
+
+
+@dataclass(frozen=True)
 class Trial:
     """What one candidate showed: the loss of every row held back, and of every memory row."""
 

@@ -127,7 +127,7 @@ def _candidate(
 
 
 def _facts(edit: Edit | None, before: Blueprint, after: Blueprint, scores: Scores) -> dict[str, float]:
-    """Numbers without a scale: heads relative to those there are, scores relative to those of the layer's live heads."""
+    """Numbers without a scale: heads relative to those there are, scores relative to the layer's live heads."""
     if isinstance(edit, GrowHeads):
         return {
             "doublings": math.log2(sum(after.heads) / sum(before.heads)),

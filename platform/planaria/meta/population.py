@@ -9,7 +9,7 @@ Legend: P models, B rows, C classes, N heads (at most), W all weights of a model
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,7 +63,7 @@ class Population:
             setattr(self, name, getattr(self, name)[at])
         self.buffers = {name: buffer[at] for name, buffer in self.buffers.items()}
 
-    def step(self, features: Mapping[str, Tensor], target_PB: Tensor, weight_PB: Tensor, fresh: int) -> Seen:
+    def step(self, features: dict[str, Tensor], target_PB: Tensor, weight_PB: Tensor, fresh: int) -> Seen:
         """Answer, then learn from, B rows a model; the first `fresh` are new, and `weight_PB` weighs their losses."""
         if "numeric" in features and "input.mean_K" in self.buffers:
             self._observe(features["numeric"][:, :fresh])
@@ -77,11 +77,11 @@ class Population:
         return Seen(loss_PB.detach(), output_PBC.detach())
 
     @torch.no_grad()
-    def answer(self, features: Mapping[str, Tensor], target_PB: Tensor) -> Tensor:
+    def answer(self, features: dict[str, Tensor], target_PB: Tensor) -> Tensor:
         """Loss of each row, without learning. Shape [P, B]."""
         weight_PB = torch.zeros_like(target_PB, dtype=torch.float32)
         _, (loss_PB, _) = vmap(self._objective)(
-            self._views(self.weights_PW), self.buffers, self.live_PLN, dict(features), target_PB, weight_PB
+            self._views(self.weights_PW), self.buffers, self.live_PLN, features, target_PB, weight_PB
         )
         return loss_PB
 

@@ -25,7 +25,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from planaria.blueprint import Blueprint, Edit, GrowOutputs, edit_from_dict
-from planaria.control import Controller, Evidence, Trial
+from planaria.control import Controller, Evidence, Measurement, Trial
 from planaria.control.propose import price_of
 from planaria.detect import ShiftMonitor, Sketch
 from planaria.errors import InputError, RunError
@@ -373,8 +373,8 @@ class Lifelong:
         self._evidence = evidence
         return evidence
 
-    def scores(self, evidence: Evidence) -> tuple[list[list[float]], list[float]]:
-        return self._workbench(evidence).scores()
+    def measure(self, evidence: Evidence) -> Measurement:
+        return self._workbench(evidence).measure()
 
     def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
         bench = self._workbench(evidence)

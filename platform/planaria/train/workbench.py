@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from planaria.blueprint import edit_from_dict
-from planaria.control import Evidence, Trial, run_trial
+from planaria.control import Evidence, Measurement, Trial, run_trial
 from planaria.control.adapt import adam_rates
 from planaria.control.look_ahead import RowLoss
 from planaria.learn import replace_parameter, reset_moments
@@ -26,7 +26,7 @@ TEMPER = 0.3
 """Output layers are scaled by this when tempered (measured in docs/controller.md)."""
 CALIBRATION_ROWS = 512
 """Inputs to which the output projection is refitted when heads go."""
-_SCORING_ROWS = 256
+_SCORING_ROWS = 128
 _RATE_ROWS = 64
 """Rows whose gradients stand for Adam's moments where those were reset."""
 
@@ -42,13 +42,22 @@ class Workbench:
     row_loss: RowLoss
     surgery_seed: int
 
-    def scores(self) -> tuple[list[list[float]], list[float]]:
-        """Head importance and growth scores, from recent and remembered rows."""
+    def measure(self) -> Measurement:
+        """Head importance, growth scores and loss, from recent and remembered rows."""
         evidence, half = self.evidence, _SCORING_ROWS // 2
         features = {n: torch.cat((v[:half], evidence.memory[n][-half:])) for n, v in evidence.recent.items()}
         target = torch.cat((evidence.recent_target[:half], evidence.memory_target[-half:]))
         importance = head_importance(self.model, features, target, self.row_loss)
-        return importance, growth_scores(self.model, features, target, self.row_loss, seed=self.surgery_seed)
+        growth = growth_scores(self.model, features, target, self.row_loss, seed=self.surgery_seed)
+        return Measurement(importance, growth, self._loss_memory(half))
+
+    @torch.no_grad()
+    def _loss_memory(self, rows: int) -> float | None:
+        rows = min(rows, self.evidence.held_memory)
+        if not rows:
+            return None
+        features = {name: column[-rows:] for name, column in self.evidence.memory.items()}
+        return float(self.row_loss(self.model, features, self.evidence.memory_target[-rows:]).mean())
 
     def trial(self, candidate: Candidate, seed: int) -> Trial:
         """What a copy under the candidate shows after a few steps. Equal seeds draw equal rows."""
