@@ -66,8 +66,8 @@ class Workbench:
             candidate, self._branch, self.evidence, self.row_loss, self.policy.controller, clip_norm=clip, seed=seed
         )
 
-    def _branch(self, candidate: Candidate) -> tuple[nn.Module, list[Tensor]]:
-        """A copy of the model under the candidate, and the per-parameter rates at which it would adapt."""
+    def under(self, candidate: Candidate) -> tuple[ElasticTransformer, torch.optim.Optimizer]:
+        """Copies of model and optimizer as the candidate would leave them."""
         model, optimizer = copy.deepcopy((self.model, self.optimizer))
         treat(candidate.treatment, model, optimizer)
         if candidate.edit is not None:
@@ -78,6 +78,11 @@ class Workbench:
                 follow=partial(replace_parameter, optimizer),
                 calibration=self.evidence.learnable(CALIBRATION_ROWS),
             )
+        return model, optimizer
+
+    def _branch(self, candidate: Candidate) -> tuple[nn.Module, list[Tensor]]:
+        """A copy of the model under the candidate, and the per-parameter rates at which it would adapt."""
+        model, optimizer = self.under(candidate)
         parameters = list(model.parameters())
         if candidate.treatment == "keep" or self.policy.learner.optimizer == "sgd":
             return model, adam_rates(parameters, optimizer, None)

@@ -1,0 +1,381 @@
+"""Episodes: whole simulated streams lived through, many at once, with the controller and the detectors of real runs.
+
+What a run is made of is all here but Ray, files and records: planaria's model (in a population), optimizer, replay
+memory, shift monitor, controller and its workbench. Decisions can be branched: every candidate is followed over the
+stream's own next rows, beside the episode and without touching it, which says what each would have brought.
+
+Legend: P episodes or branches, B fresh rows of a step, K candidates, C classes, Z blocks of a horizon.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from planaria.blueprint import Blueprint
+from planaria.control import Controller, Evidence, Measurement, Trial
+from planaria.control.judge import Judge
+from planaria.detect import ShiftMonitor, Sketch
+from planaria.learn import ReplayMemory, build_optimizer
+from planaria.learn.losses import row_loss
+from planaria.meta.population import Population
+from planaria.meta.simulate import SimStream
+from planaria.model import ElasticTransformer, build
+from planaria.policy import Policy
+from planaria.signals import Candidate, Decision, Features, StepReport
+from planaria.train.workbench import Workbench
+
+BATCH_ROWS = 16
+RECENT_ROWS, MEMORY_ROWS = 1_024, 256
+BLOCK_STEPS, BLOCKS = 25, 10
+"""A branch is followed for so many steps, its loss noted block by block."""
+_AT_ONCE = 96
+"""Branches trained side by side: more would not fit the caches."""
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass
+class Branching:
+    """A decision and what each of its candidates would have brought."""
+
+    decision: Decision
+    row: int
+    loss: float
+    trials: list[Trial]
+    loss_KZ: Floats
+    """Mean prequential loss of each candidate, block by block of the horizon."""
+    memory_K: Floats
+    """Loss on remembered rows, never replayed, at its end."""
+
+
+@dataclass
+class Life:
+    """What an episode came to."""
+
+    stream: SimStream
+    loss_S: Floats
+    """Mean prequential loss of each step."""
+    error_S: Floats
+    heads_S: Floats
+    """Live heads at each step."""
+    decisions: list[Decision]
+    branchings: list[Branching]
+    extra: float
+    """Row-passes spent on decisions, relative to those of training."""
+
+
+@dataclass
+class _Started:
+    """A decision whose candidates are still to be followed."""
+
+    decision: Decision
+    step: int
+    loss: float
+    trials: list[Trial]
+    starts: list[tuple[ElasticTransformer, torch.optim.Optimizer]]
+    held_rows: Integers
+
+
+def policy_for(stream: SimStream, **controller: object) -> Policy:
+    """Settings of an episode: those of a run, with waits in proportion to shorter phases."""
+    return Policy.model_validate(
+        {
+            "heads": {"start": 3, "min": 1, "max": 6, "cooldown_samples": 1_000},
+            "budget": {"price": stream.price},
+            "controller": {"thrift_every_samples": 1_500, "wait_samples": 512, **controller},
+            "learner": {"learning_rate": 3e-3, "memory": {"rows": 500}},
+        }
+    )
+
+
+class Episode:
+    """One stream and all that lives on it but the model, which has a place in the population."""
+
+    def __init__(self, stream: SimStream, policy: Policy, judge: Judge | None, branch_share: float) -> None:
+        self.stream, self.policy = stream, policy
+        self.steps = len(stream.target) // BATCH_ROWS
+        self.step = 0
+        self.memory = ReplayMemory(policy.learner.memory, "classification", stream.seed, hold_back=True)
+        self.monitor = ShiftMonitor(policy.detector, "classification")
+        self.sketch_NF = _sketch(stream)
+        self.controller = Controller(policy, layers=1, seed=stream.seed, judge=judge)
+        self.replayed: list[Integers] = []
+        """Row numbers replayed at each step."""
+        self.decisions: list[Decision] = []
+        self.started: list[_Started] = []
+        self.loss: list[float] = []
+        self.error: list[float] = []
+        self.heads: list[int] = []
+        self._chance = np.random.default_rng((stream.seed, 0xB4A))
+        self._branch_share = branch_share
+        # Of the decision being taken:
+        self.model: ElasticTransformer
+        self.optimizer: torch.optim.Optimizer
+        self._trials: list[Trial] = []
+        self._held = np.zeros(0, np.int64)
+
+    @property
+    def blueprint(self) -> Blueprint:
+        blueprint: Blueprint = self.model.blueprint
+        return blueprint
+
+    def fresh(self) -> Integers:
+        return np.arange(self.step * BATCH_ROWS, (self.step + 1) * BATCH_ROWS)
+
+    def replay(self, rows: int) -> Integers:
+        """Row numbers to replay at this step; noted, so that branches replay the same ones."""
+        slots = self.memory.draw(rows, self.step)
+        chosen = self.memory.columns["row"][slots] if len(slots) else slots
+        self.replayed.append(chosen)
+        return chosen
+
+    def take_in(self, loss_B: Floats, output_BC: Floats, heads: int, passes: int) -> bool:
+        """A step was learned from; True where a decision is due."""
+        rows = self.fresh()
+        target_B = self.stream.target[rows]
+        error_B = (output_BC.argmax(1) != target_B).astype(np.float32)
+        report = StepReport(self.step, int(rows[0]), loss_B, error_B, target_B, output_BC, self.sketch_NF[rows])
+        chosen = self.memory.choose(int(rows[0]), target_B, np.ones(len(rows), np.bool_))
+        if chosen:
+            at, slots = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
+            self.memory.store(slots, {"row": rows[at]}, target_B[at], output_BC[at])
+        self.loss.append(float(loss_B.mean()))
+        self.error.append(float(error_B.mean()))
+        self.heads.append(heads)
+        self.step += 1
+        self.controller.observe(report, passes)
+        shift = self.monitor.update(report)
+        if shift is not None:
+            self.controller.shifted(shift)
+        self.controller.outcomes(self.step * BATCH_ROWS)
+        return self.controller.due(self.step * BATCH_ROWS) is not None
+
+    def decide(self, model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> bool:
+        """Take the decision that is due, in place; True where the model or its optimizer changed."""
+        self.model, self.optimizer = model, optimizer
+        sample = self.step * BATCH_ROWS
+        trigger = self.controller.due(sample)
+        assert trigger is not None
+        self._trials = []
+        loss = self.controller.pulse.loss_fast
+        decision = self.controller.decide(trigger, self.step, sample, self)
+        horizon_fits = self.step + BLOCK_STEPS * BLOCKS <= self.steps
+        if horizon_fits and self._chance.random() < self._branch_share:
+            starts = [self._bench.under(candidate) for candidate in decision.candidates]
+            self.started.append(_Started(decision, self.step, loss, self._trials, starts, self._held))
+        changed = decision.chosen.edit is not None or decision.chosen.treatment != "keep"
+        if changed:
+            self.model, self.optimizer = self._bench.under(decision.chosen)
+            self.monitor.adapted(sample)
+        self.controller.applied(decision)
+        self.decisions.append(decision)
+        return changed
+
+    # -- what a decision may ask (control.Bench)
+
+    def seconds(self) -> float:
+        return time.perf_counter()
+
+    def evidence(self, since_row: int) -> Evidence:
+        row = self.step * BATCH_ROWS
+        recent = np.arange(max(since_row, row - RECENT_ROWS, 0), row)
+        recent = np.random.default_rng((self.stream.seed, self.step, 1)).permutation(recent)
+        held = self.memory.held(MEMORY_ROWS, self.step)
+        slots = np.concatenate((self.memory.draw(MEMORY_ROWS, self.step, purpose=1), held))
+        remembered = self.memory.columns["row"][slots]
+        self._held = self.memory.columns["row"][held]
+        evidence = Evidence(
+            recent=tensors(self.stream, recent),
+            recent_target=torch.from_numpy(self.stream.target[recent]),
+            held_recent=round(len(recent) * self.policy.controller.held_back),
+            memory=tensors(self.stream, remembered),
+            memory_target=torch.from_numpy(self.stream.target[remembered]),
+            held_memory=len(held),
+        )
+        seed = self.stream.seed * 1_000_003 + self.step
+        self._bench = Workbench(self.model, self.optimizer, self.policy, evidence, _row_loss, seed)
+        return evidence
+
+    def measure(self, evidence: Evidence) -> Measurement:
+        return self._bench.measure()
+
+    def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
+        self._trials = [self._bench.trial(candidate, seed) for candidate in candidates]
+        return self._trials
+
+
+def live(
+    streams: Sequence[SimStream],
+    judge: Callable[[SimStream], Judge | None],
+    *,
+    policy: Callable[[SimStream], Policy] = policy_for,
+    branch_share: float = 0.0,
+    replay_rows: int = BATCH_ROWS,
+) -> list[Life]:
+    """Live through streams of one family side by side. `branch_share` of the decisions are branched."""
+    episodes = [Episode(stream, policy(stream), judge(stream), branch_share) for stream in streams]
+    population = _born(episodes)
+    active = list(range(len(episodes)))
+    while active:
+        _step(population, [episodes[at] for at in active], replay_rows)
+        going = [place for place, at in enumerate(active) if episodes[at].step < episodes[at].steps]
+        if len(going) < len(active):
+            population.keep(going)
+            active = [active[place] for place in going]
+    branchings = _follow(episodes, replay_rows) if branch_share else [[] for _ in episodes]
+    return [_life(episode, found) for episode, found in zip(episodes, branchings, strict=True)]
+
+
+def tensors(stream: SimStream, rows: Integers) -> dict[str, Tensor]:
+    """Those rows of a stream as the model's inputs."""
+    return {name: torch.from_numpy(column[rows]) for name, column in stream.features.items()}
+
+
+def first_blueprint(stream: SimStream, heads: int) -> Blueprint:
+    return Blueprint.for_fields(
+        stream.fields, width=16, head_width=4, mlp_width=32, heads=(heads,), outputs=stream.outputs, patch=stream.patch
+    )
+
+
+def _born(episodes: Sequence[Episode]) -> Population:
+    first = episodes[0]
+    heads = first.policy.heads
+    blueprint = first_blueprint(first.stream, heads.start)
+    population = Population(blueprint, heads.max, first.policy.learner, len(episodes))
+    for place, episode in enumerate(episodes):
+        model = build(first_blueprint(episode.stream, episode.policy.heads.start), episode.stream.seed)
+        population.put(place, model, build_optimizer(model, episode.policy.learner))
+    return population
+
+
+def _step(population: Population, episodes: Sequence[Episode], replay_rows: int) -> None:
+    fresh = [episode.fresh() for episode in episodes]
+    replayed = [episode.replay(replay_rows) for episode in episodes]
+    seen = population.step(*_batch([e.stream for e in episodes], fresh, replayed, replay_rows), BATCH_ROWS)
+    loss_PB, output_PBC = seen.loss_PB[:, :BATCH_ROWS].numpy(), seen.output_PBC[:, :BATCH_ROWS].numpy()
+    heads_P = population.live_PLN.sum((1, 2)).tolist()
+    for place, episode in enumerate(episodes):
+        passes = 3 * (BATCH_ROWS + len(replayed[place]))
+        due = episode.take_in(loss_PB[place], output_PBC[place], int(heads_P[place]), passes)
+        if due and episode.decide(*population.take(place)):
+            population.put(place, episode.model, episode.optimizer)
+
+
+def _batch(
+    streams: Sequence[SimStream], fresh: Sequence[Integers], replayed: Sequence[Integers], replay_rows: int
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Features, targets and weights of a step's rows; rows of an empty memory weigh nothing."""
+    rows = [
+        np.concatenate((new, old if len(old) else np.resize(new, replay_rows)))
+        for new, old in zip(fresh, replayed, strict=True)
+    ]
+    names = streams[0].features
+    features = {
+        name: torch.from_numpy(np.stack([s.features[name][r] for s, r in zip(streams, rows, strict=True)]))
+        for name in names
+    }
+    target_PB = torch.from_numpy(np.stack([s.target[r] for s, r in zip(streams, rows, strict=True)]))
+    weight_PB = torch.full((len(rows), BATCH_ROWS + replay_rows), 1 / BATCH_ROWS)
+    for place, old in enumerate(replayed):
+        weight_PB[place, BATCH_ROWS:] = 1 / replay_rows if len(old) else 0.0
+    return features, target_PB, weight_PB
+
+
+@dataclass
+class _Followed:
+    """One candidate of one decision, on its way."""
+
+    episode: int
+    started: _Started
+    number: int
+    losses: list[float] = field(default_factory=list)
+    memory: float = float("nan")
+
+
+def _follow(episodes: Sequence[Episode], replay_rows: int) -> list[list[Branching]]:
+    """All candidates of all branched decisions over the horizon."""
+    everyone = [
+        _Followed(at, started, number)
+        for at, episode in enumerate(episodes)
+        for started in episode.started
+        for number in range(len(started.starts))
+    ]
+    for low in range(0, len(everyone), _AT_ONCE):
+        _follow_some(episodes, everyone[low : low + _AT_ONCE], replay_rows)
+    found: list[list[Branching]] = [[] for _ in episodes]
+    for branches in _by_decision(everyone):
+        started = branches[0].started
+        loss_KS = np.array([branch.losses for branch in branches], np.float32)
+        found[branches[0].episode].append(
+            Branching(
+                started.decision,
+                started.step * BATCH_ROWS,
+                started.loss,
+                started.trials,
+                loss_KS.reshape(len(branches), BLOCKS, BLOCK_STEPS).mean(2),
+                np.array([branch.memory for branch in branches], np.float32),
+            )
+        )
+    return found
+
+
+def _by_decision(everyone: Sequence[_Followed]) -> Iterator[list[_Followed]]:
+    at = 0
+    while at < len(everyone):
+        count = len(everyone[at].started.starts)
+        yield list(everyone[at : at + count])
+        at += count
+
+
+def _follow_some(episodes: Sequence[Episode], branches: Sequence[_Followed], replay_rows: int) -> None:
+    first = episodes[0]
+    blueprint = first_blueprint(first.stream, first.policy.heads.start)
+    population = Population(blueprint, first.policy.heads.max, first.policy.learner, len(branches))
+    for place, branch in enumerate(branches):
+        population.put(place, *branch.started.starts[branch.number])
+    streams = [episodes[branch.episode].stream for branch in branches]
+    for ahead in range(BLOCK_STEPS * BLOCKS):
+        steps = [branch.started.step + ahead for branch in branches]
+        fresh = [np.arange(step * BATCH_ROWS, (step + 1) * BATCH_ROWS) for step in steps]
+        replayed = [episodes[b.episode].replayed[step] for b, step in zip(branches, steps, strict=True)]
+        seen = population.step(*_batch(streams, fresh, replayed, replay_rows), BATCH_ROWS)
+        for branch, loss in zip(branches, seen.loss_PB[:, :BATCH_ROWS].mean(1).tolist(), strict=True):
+            branch.losses.append(loss)
+    for place, branch in enumerate(branches):
+        if len(branch.started.held_rows):
+            model, _ = population.take(place)
+            rows = branch.started.held_rows
+            with torch.no_grad():
+                loss = _row_loss(model, tensors(streams[place], rows), torch.from_numpy(streams[place].target[rows]))
+            branch.memory = float(loss.mean())
+
+
+def _life(episode: Episode, branchings: list[Branching]) -> Life:
+    return Life(
+        episode.stream,
+        np.array(episode.loss, np.float32),
+        np.array(episode.error, np.float32),
+        np.array(episode.heads, np.float32),
+        episode.decisions,
+        branchings,
+        episode.controller.passes_spent / max(1, episode.controller.passes_trained),
+    )
+
+
+def _sketch(stream: SimStream) -> Floats:
+    sketch = Sketch(stream.fields, stream.seed)
+    first: Features = {name: column[:256] for name, column in stream.features.items()}
+    sketch.fit(first)
+    return sketch(stream.features)
+
+
+def _row_loss(model: nn.Module, features: dict[str, Tensor], target: Tensor) -> Tensor:
+    return row_loss("classification", model(features), target, torch.ones(()))
