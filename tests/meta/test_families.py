@@ -92,7 +92,7 @@ def test_inputs_and_labels_lie_where_they_should(family: str, seed: int) -> None
     rows = len(stream.target)
     assert all(len(values) == rows for values in stream.features.values())
     assert stream.target.dtype == np.int64
-    assert set(np.unique(stream.target)) == set(range(stream.outputs))
+    assert 1 < len(np.unique(stream.target)) and 0 <= stream.target.min() <= stream.target.max() < stream.outputs
     if stream.fields.image_shape is not None:
         image = stream.features["image"]
         assert image.shape == (rows, *stream.fields.image_shape)
