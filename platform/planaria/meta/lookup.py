@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from planaria.meta.patches import GREY, PATCH, patch_fields, side_by_side
 from planaria.meta.simulate import (
     TILTS,
     Concept,
@@ -26,13 +28,12 @@ from planaria.meta.simulate import (
     realise,
     simulate,
 )
-from planaria.signals import Features, Fields
+from planaria.signals import Features
 
-PATCH, KEYS, VALUES, CLASSES = 4, 6, 8, 4
+KEYS, VALUES, CLASSES = 6, 8, 4
 WANTED_RANGE = (1, 5)
 STATIONARY_ROWS = 100_000
-_OFF, _ON = 0.5, 1.0
-"""Pixels: grey is what the model's input layer makes 0."""
+_LIT = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,15 @@ def draw(random: np.random.Generator, rule: LookupRule, tilt: Numbers, rows: int
     return {"image": _image(value_BT, random)}, score_BC.argmax(1)
 
 
-def _image(value_BT: Integers, random: np.random.Generator) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _image(value_BT: Integers, random: np.random.Generator) -> npt.NDArray[np.float32]:
     """Each token is a patch with one pixel lit for its key and one for its value. Shape [B, 1, patch, patch * T]."""
     rows = len(value_BT)
     key_BT = random.random((rows, KEYS)).argsort(1)
-    patches_BTP = np.full((rows, KEYS, PATCH * PATCH), _OFF, np.float32)
+    patches_BTP = np.full((rows, KEYS, PATCH * PATCH), GREY, np.float32)
     row_B1, place_T = np.arange(rows)[:, None], np.arange(KEYS)
-    patches_BTP[row_B1, place_T, key_BT] = _ON
-    patches_BTP[row_B1, place_T, KEYS + np.take_along_axis(value_BT, key_BT, 1)] = _ON
-    tiles = patches_BTP.reshape(rows, KEYS, PATCH, PATCH).transpose(0, 2, 1, 3)
-    return tiles.reshape(rows, 1, PATCH, PATCH * KEYS)
+    patches_BTP[row_B1, place_T, key_BT] = _LIT
+    patches_BTP[row_B1, place_T, KEYS + np.take_along_axis(value_BT, key_BT, 1)] = _LIT
+    return side_by_side(patches_BTP)
 
 
 def _keys(count: int, random: np.random.Generator) -> Integers:
@@ -121,7 +121,7 @@ def _tables(random: np.random.Generator) -> Numbers:
 
 
 SOURCE: Source[LookupRule] = Source(
-    fields=Fields("classification", image_shape=(1, PATCH, PATCH * KEYS)),
+    fields=patch_fields(KEYS),
     outputs=CLASSES,
     new_rule=new_rule,
     draw=draw,

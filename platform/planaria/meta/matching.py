@@ -9,19 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planaria.meta.patches import PATCH, as_pixels, patch_fields, side_by_side
 from planaria.meta.simulate import Integers, Numbers, SimStream, Source, simulate
-from planaria.meta.teacher import as_patches
-from planaria.signals import Features, Fields
+from planaria.signals import Features
 
-PATCH, TOKENS, CLASSES = 4, 6, 4
+TOKENS, CLASSES = 6, 4
 SPACES, SPACE_WIDTH = 5, 3
 WANTED_RANGE = (1, 5)
-_AGREE_CHANCE = 0.25
-"""That a token agrees in a sub-space; otherwise it lies anywhere."""
+_AGREE_CHANCE = 0.12
+"""That a token agrees in a sub-space: none of a row's tokens, or some, equally often."""
 _SPREAD = 0.25
 """Of a token that agrees, around the reference."""
-_COUNTS = 4
-"""Matches that are told apart: 0, 1, 2, and 3 or more."""
+_COUNTS = 3
+"""Matches that are told apart: 0, 1, and 2 or more."""
+_SECOND_MATCH = 0.4
+"""What a second match adds, relative to the first: so little that a few hundred steps can teach all that matters."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,9 @@ def draw(random: np.random.Generator, rule: MatchingRule, tilt: Numbers, rows: i
     away_BTSW = anywhere_BTSW - np.maximum(along_BTS, 0)[..., None] * rule.reference_SW
     near_BTSW = rule.reference_SW + _SPREAD * anywhere_BTSW
     values = 2 * np.where(agrees_BTS[..., None], near_BTSW, away_BTSW).reshape(rows, TOKENS, SPACES * SPACE_WIDTH)
-    patches = np.concatenate((values, np.zeros((rows, TOKENS, PATCH * PATCH - SPACES * SPACE_WIDTH))), 2)
     matches_BS = np.minimum(agrees_BTS.sum(1), _COUNTS - 1)
     score_BC = rule.table_SNC[rule.wanted, matches_BS[:, rule.wanted]].sum(1)
-    return {"image": as_patches(patches)}, score_BC.argmax(1)
+    return {"image": side_by_side(as_pixels(values))}, score_BC.argmax(1)
 
 
 def _reference(random: np.random.Generator) -> Numbers:
@@ -79,14 +80,16 @@ def _unit(vectors: Numbers) -> Numbers:
 
 def _tables(random: np.random.Generator) -> Numbers:
     table_SNC = random.normal(size=(SPACES, _COUNTS, CLASSES))
-    centred: Numbers = table_SNC - table_SNC.mean(1, keepdims=True)
-    return centred
+    table_SNC[:, 0] = -table_SNC[:, 1]
+    table_SNC[:, 2] = table_SNC[:, 1] + _SECOND_MATCH * table_SNC[:, 2]
+    return table_SNC
 
 
 SOURCE: Source[MatchingRule] = Source(
-    fields=Fields("classification", image_shape=(1, PATCH, PATCH * TOKENS)),
+    fields=patch_fields(TOKENS),
     outputs=CLASSES,
     new_rule=new_rule,
     draw=draw,
+    demand=lambda rule: len(rule.wanted),
     patch=PATCH,
 )

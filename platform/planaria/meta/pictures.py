@@ -103,7 +103,7 @@ def _source(pictures: Pictures, patch: int) -> Source[View]:
     return Source(
         fields=Fields("classification", image_shape=(1, pictures.side, pictures.side)),
         outputs=CLASSES,
-        new_rule=lambda random, before: _plain(pictures.side) if before is None else _changed(before, random),
+        new_rule=lambda random, before: _first(pictures.side, random) if before is None else _changed(before, random),
         draw=draw,
         patch=patch,
     )
@@ -111,6 +111,12 @@ def _source(pictures: Pictures, patch: int) -> Source[View]:
 
 def _plain(side: int) -> View:
     return View(np.arange(side * side), inverted=False, noise=0.0, classes=np.arange(CLASSES))
+
+
+def _first(side: int, random: np.random.Generator) -> View:
+    """Half of the streams begin without some of the classes, so that later ones can be new to the model."""
+    view = _plain(side)
+    return view if random.random() < 0.5 else replace(view, classes=_other_classes(view.classes, random))
 
 
 def _changed(view: View, random: np.random.Generator) -> View:

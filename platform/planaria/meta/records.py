@@ -91,7 +91,7 @@ def weather(seed: int) -> SimStream:
     starts = np.flatnonzero(np.diff(month_B, prepend=-1))
     phases = len(starts)
     numeric = table.numeric_NK[:, [weather_set.NUMERIC.index(name) for name in columns]][rows]
-    later: tuple[Change, ...] = ("month",) * (phases - 1)
+    month: Change = "month"
     return SimStream(
         family="weather",
         seed=seed,
@@ -105,7 +105,7 @@ def weather(seed: int) -> SimStream:
         starts=tuple(int(row) for row in starts),
         contexts=tuple(int(month) for month in month_B[starts]),
         demand=(None,) * phases,
-        changes=("start", *later),
+        changes=("start", *[month] * (phases - 1)),
         gradual_rows=(0,) * phases,
         price=draw_price(random),
         label_noise=0.0,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -78,8 +78,8 @@ def tables(seed: int) -> SimStream:
     return simulate("tables", seed, _any_source)
 
 
-def _any_source(random: np.random.Generator) -> Source[object]:
-    makers: tuple[Callable[[], Source[object]], ...] = (sums, planes, centres, segments)  # type: ignore[assignment]
+def _any_source(random: np.random.Generator) -> Source[Any]:
+    makers: tuple[Callable[[], Source[Any]], ...] = (sums, planes, centres, segments)
     return with_missing(makers[random.integers(len(makers))](), float(random.choice(MISSING_SHARES)))
 
 

@@ -1,83 +1,88 @@
-"""The family `teacher`: rows of patches, labelled by random attention with hard maxima.
+"""The family `teacher`: rows of patches, labelled by a random attention teacher with hard maxima.
 
-Legend: B rows, T tokens, K heads of the teacher, A address values and V content values of a patch, C classes.
+Legend: B rows, T tokens, A directions (and address values of a patch), V content values of a patch, K heads of the
+teacher, C classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from planaria.meta.patches import PATCH, as_pixels, patch_fields, side_by_side
 from planaria.meta.simulate import Integers, Numbers, SimStream, Source, simulate
-from planaria.signals import Features, Fields
+from planaria.signals import Features
 
-PATCH, TOKENS, CLASSES = 4, 6, 4
+TOKENS, CLASSES = 5, 4
 HEADS_RANGE = (1, 5)
-_ADDRESS, _CONTENT = 8, 8
-_PIXEL_SPREAD = 0.18
-_KEEP_CHANCE = 0.5
-"""That a new rule keeps the heads of the one before, as far as it has as many."""
+_DIRECTIONS, _CONTENT = 6, 4
+_LEAD, _ADDRESS_SPREAD = 2.5, 0.4
+"""In every direction one token, at random, leads by so much: without a lead, soft attention cannot tell the first
+from the second, and a few hundred steps teach a small model nothing."""
+_CONTENT_SPREAD = 0.3
+"""Of the content values around -1 and 1."""
 
 
 @dataclass(frozen=True)
 class TeacherRule:
-    """Head k looks at the token whose address goes furthest along its direction, and reads that token's content.
+    """Each head takes the token whose address goes furthest along the head's direction, and reads its content.
 
-    Directions are orthogonal, and tokens come in random order, so that no head can do the work of two.
+    The label is the class with the largest sum of what the heads read. Directions are orthonormal and tokens come in
+    random order, so that one head cannot do the work of two.
     """
 
-    direction_KA: Numbers
-    read_KVC: Numbers
-
-    @property
-    def heads(self) -> int:
-        return len(self.direction_KA)
+    directions_AA: Numbers
+    wanted_K: Integers
+    """Which directions have a head."""
+    read_AVC: Numbers
 
 
 def teacher(seed: int) -> SimStream:
-    """1 to 5 heads of a random attention teacher; changes alter their number, all of them, or the labels' names."""
+    """1 to 5 heads of a teacher; changes alter how many, which, what they read, all directions, or labels' names."""
     return simulate("teacher", seed, lambda random: SOURCE)
 
 
 def new_rule(random: np.random.Generator, before: TeacherRule | None) -> TeacherRule:
-    choices = [heads for heads in range(HEADS_RANGE[0], HEADS_RANGE[1] + 1) if before is None or heads != before.heads]
-    heads = int(random.choice(choices))
-    kept = min(heads, before.heads) if before is not None and random.random() < _KEEP_CHANCE else 0
-    direction_KA, read_KVC = random.normal(size=(heads, _ADDRESS)), random.normal(size=(heads, _CONTENT, CLASSES))
-    if before is not None:
-        direction_KA[:kept], read_KVC[:kept] = before.direction_KA[:kept], before.read_KVC[:kept]
-    return TeacherRule(_orthonormal(direction_KA), read_KVC)
+    order_A = random.permutation(_DIRECTIONS)
+    counts = [n for n in range(HEADS_RANGE[0], HEADS_RANGE[1] + 1) if before is None or n != len(before.wanted_K)]
+    count = int(random.choice(counts))
+    fresh = TeacherRule(_orthonormal(random), order_A[:count], random.normal(size=(_DIRECTIONS, _CONTENT, CLASSES)))
+    if before is None:
+        return fresh
+    kind = random.choice(["how many", "how many", "how many", "read", "directions", "everything"])
+    if kind == "how many":
+        rest = order_A[~np.isin(order_A, before.wanted_K)]
+        return replace(before, wanted_K=np.concatenate((random.permutation(before.wanted_K), rest))[:count])
+    if kind == "read":
+        return replace(before, read_AVC=fresh.read_AVC)
+    if kind == "directions":
+        return replace(before, directions_AA=fresh.directions_AA)
+    return fresh
 
 
 def draw(random: np.random.Generator, rule: TeacherRule, tilt: Numbers, rows: int) -> tuple[Features, Integers]:
-    address_BTA = random.normal(size=(rows, TOKENS, _ADDRESS))
-    content_BTV = random.normal(size=(rows, TOKENS, _CONTENT)) + 0.5 * tilt[:_CONTENT]
-    chosen_BK = np.argmax(address_BTA @ rule.direction_KA.T, axis=1)
-    seen_BKV = content_BTV[np.arange(rows)[:, None], chosen_BK]
-    score_BC = np.einsum("bkv,kvc->bc", seen_BKV, rule.read_KVC)
-    return {"image": as_patches(np.concatenate((address_BTA, content_BTV), 2))}, score_BC.argmax(1)
+    """Inputs depend on the directions, not on which of them have a head."""
+    along_BTA = _ADDRESS_SPREAD * random.normal(size=(rows, TOKENS, _DIRECTIONS))
+    row_B1 = np.arange(rows)[:, None]
+    along_BTA[row_B1, random.integers(0, TOKENS, (rows, _DIRECTIONS)), np.arange(_DIRECTIONS)] += _LEAD
+    sign_BTV = np.where(random.random((rows, TOKENS, _CONTENT)) < 0.5 + 0.25 * tilt[:_CONTENT], 1.0, -1.0)
+    content_BTV = sign_BTV + _CONTENT_SPREAD * random.normal(size=(rows, TOKENS, _CONTENT))
+    chosen_BK = along_BTA[:, :, rule.wanted_K].argmax(1)
+    score_BC = np.einsum("bkv,kvc->bc", content_BTV[row_B1, chosen_BK], rule.read_AVC[rule.wanted_K])
+    pixels = as_pixels(np.concatenate((along_BTA @ rule.directions_AA, content_BTV), 2))
+    return {"image": side_by_side(pixels)}, score_BC.argmax(1)
 
 
-def as_patches(values_BTP: Numbers) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """One row of patches: normal numbers as pixels in [0, 1]. Shape [B, 1, patch, patch * T]."""
-    rows, tokens, _ = values_BTP.shape
-    pixels = np.clip(0.5 + _PIXEL_SPREAD * values_BTP, 0, 1).astype(np.float32)
-    tiles = pixels.reshape(rows, tokens, PATCH, PATCH).transpose(0, 2, 1, 3)
-    return tiles.reshape(rows, 1, PATCH, PATCH * tokens)
-
-
-def _orthonormal(direction_KA: Numbers) -> Numbers:
-    """Gram and Schmidt's, with the signs kept: rows that are orthonormal already stay as they are."""
-    q_AK, r_KK = np.linalg.qr(direction_KA.T)
-    return (q_AK * np.sign(np.diag(r_KK))).T
+def _orthonormal(random: np.random.Generator) -> Numbers:
+    return np.linalg.qr(random.normal(size=(_DIRECTIONS, _DIRECTIONS)))[0]
 
 
 SOURCE: Source[TeacherRule] = Source(
-    fields=Fields("classification", image_shape=(1, PATCH, PATCH * TOKENS)),
+    fields=patch_fields(TOKENS),
     outputs=CLASSES,
     new_rule=new_rule,
     draw=draw,
-    demand=lambda rule: rule.heads,
+    demand=lambda rule: len(rule.wanted_K),
     patch=PATCH,
 )
