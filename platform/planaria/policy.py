@@ -114,6 +114,8 @@ class Controller(Settings):
     """Steps for which each candidate is adapted."""
     inner_rows: int = Field(24, ge=8)
     """Rows of each of these steps."""
+    scoring_rows: int = Field(128, ge=8)
+    """Rows on which importance of heads and worth of growth are measured, half of them remembered ones."""
     held_back: float = Field(0.33, gt=0, lt=1)
     """Share of the recent rows on which candidates are scored rather than adapted."""
     memory_weight: float = Field(1.0, ge=0)

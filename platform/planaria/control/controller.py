@@ -25,8 +25,6 @@ FIRST_CREDIT_PASSES = 25_000
 MOST_CANDIDATES = 6
 USUAL_RECENT, USUAL_MEMORY = 340, 256
 """Rows on which a candidate is scored."""
-SCORING_PASSES = 1_000
-"""About what measuring importance and growth costs a decision."""
 MOST_PATIENCE = 4
 """Between shifts, every decision that keeps the model doubles the wait for the next, up to so many times."""
 PRICE_RATE = 2e-5
@@ -131,7 +129,7 @@ class Controller:
         self.pending = None
         evidence = bench.evidence(max(0, since))
         measured = bench.measure(evidence)
-        self.passes_spent += SCORING_PASSES
+        self.passes_spent += self._measuring()
         mature = [[self._mature(b, sample) for b in layer] for layer in self.births]
         scores = Scores(measured.importance, measured.growth, mature)
         candidates = propose(trigger, bench.blueprint, scores, self.pulse.loss_fast, self.policy, self.price)
@@ -255,8 +253,12 @@ class Controller:
 
     def _can_pay(self, decisions: int) -> bool:
         """Is there decision budget for so many decisions of the usual size?"""
-        each = SCORING_PASSES + MOST_CANDIDATES * row_passes(self.policy.controller, USUAL_RECENT, USUAL_MEMORY)
+        each = self._measuring() + MOST_CANDIDATES * row_passes(self.policy.controller, USUAL_RECENT, USUAL_MEMORY)
         return self.passes_spent + decisions * each <= self._earned()
+
+    def _measuring(self) -> int:
+        """Passes to measure importance and growth, forward and backward, and the loss on memory."""
+        return 7 * self.policy.controller.scoring_rows
 
     def _earned(self) -> float:
         """Passes that decisions may have spent by now."""

@@ -10,7 +10,7 @@ Legend: P episodes or branches, B fresh rows of a step, K candidates, C classes,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,18 +21,17 @@ from torch import Tensor, nn
 from planaria.blueprint import Blueprint
 from planaria.control import Controller, Evidence, Measurement, Trial
 from planaria.control.judge import Judge
-from planaria.detect import ShiftMonitor, Sketch
-from planaria.learn import ReplayMemory, build_optimizer
+from planaria.learn import build_optimizer
 from planaria.learn.losses import row_loss
 from planaria.meta.population import Population
+from planaria.meta.script import BATCH_ROWS, Script
 from planaria.meta.simulate import SimStream
 from planaria.model import ElasticTransformer, build
 from planaria.policy import Policy
-from planaria.signals import Candidate, Decision, Features, StepReport
+from planaria.signals import Candidate, Decision, StepReport
 from planaria.train.workbench import Workbench
 
-BATCH_ROWS = 16
-RECENT_ROWS, MEMORY_ROWS = 1_024, 256
+RECENT_ROWS, MEMORY_ROWS = 512, 256
 BLOCK_STEPS, BLOCKS = 25, 10
 """A branch is followed for so many steps, its loss noted block by block."""
 _AT_ONCE = 96
@@ -90,7 +89,13 @@ def policy_for(stream: SimStream, **controller: object) -> Policy:
         {
             "heads": {"start": 3, "min": 1, "max": 6, "cooldown_samples": 1_000},
             "budget": {"price": stream.price},
-            "controller": {"thrift_every_samples": 1_500, "wait_samples": 512, **controller},
+            "controller": {
+                "thrift_every_samples": 1_500,
+                "wait_samples": 512,
+                "inner_rows": 12,
+                "scoring_rows": 48,
+                **controller,
+            },
             "learner": {"learning_rate": 3e-3, "memory": {"rows": 500}},
         }
     )
@@ -99,23 +104,17 @@ def policy_for(stream: SimStream, **controller: object) -> Policy:
 class Episode:
     """One stream and all that lives on it but the model, which has a place in the population."""
 
-    def __init__(self, stream: SimStream, policy: Policy, judge: Judge | None, branch_share: float) -> None:
-        self.stream, self.policy = stream, policy
-        self.steps = len(stream.target) // BATCH_ROWS
+    def __init__(self, stream: SimStream, script: Script, policy: Policy, judge: Judge | None, branch: bool) -> None:
+        self.stream, self.script, self.policy = stream, script, policy
+        self.steps = script.steps
         self.step = 0
-        self.memory = ReplayMemory(policy.learner.memory, "classification", stream.seed, hold_back=True)
-        self.monitor = ShiftMonitor(policy.detector, "classification")
-        self.sketch_NF = _sketch(stream)
         self.controller = Controller(policy, layers=1, seed=stream.seed, judge=judge)
-        self.replayed: list[Integers] = []
-        """Row numbers replayed at each step."""
         self.decisions: list[Decision] = []
         self.started: list[_Started] = []
         self.loss: list[float] = []
         self.error: list[float] = []
         self.heads: list[int] = []
-        self._chance = np.random.default_rng((stream.seed, 0xB4A))
-        self._branch_share = branch_share
+        self._branch = branch
         # Of the decision being taken:
         self.model: ElasticTransformer
         self.optimizer: torch.optim.Optimizer
@@ -130,31 +129,20 @@ class Episode:
     def fresh(self) -> Integers:
         return np.arange(self.step * BATCH_ROWS, (self.step + 1) * BATCH_ROWS)
 
-    def replay(self, rows: int) -> Integers:
-        """Row numbers to replay at this step; noted, so that branches replay the same ones."""
-        slots = self.memory.draw(rows, self.step)
-        chosen = self.memory.columns["row"][slots] if len(slots) else slots
-        self.replayed.append(chosen)
-        return chosen
-
     def take_in(self, loss_B: Floats, output_BC: Floats, heads: int, passes: int) -> bool:
         """A step was learned from; True where a decision is due."""
         rows = self.fresh()
         target_B = self.stream.target[rows]
         error_B = (output_BC.argmax(1) != target_B).astype(np.float32)
-        report = StepReport(self.step, int(rows[0]), loss_B, error_B, target_B, output_BC, self.sketch_NF[rows])
-        chosen = self.memory.choose(int(rows[0]), target_B, np.ones(len(rows), np.bool_))
-        if chosen:
-            at, slots = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
-            self.memory.store(slots, {"row": rows[at]}, target_B[at], output_BC[at])
+        report = StepReport(self.step, int(rows[0]), loss_B, error_B, target_B, output_BC, output_BC)
         self.loss.append(float(loss_B.mean()))
         self.error.append(float(error_B.mean()))
         self.heads.append(heads)
-        self.step += 1
         self.controller.observe(report, passes)
-        shift = self.monitor.update(report)
+        shift = self.script.shifts.get(self.step)
         if shift is not None:
             self.controller.shifted(shift)
+        self.step += 1
         self.controller.outcomes(self.step * BATCH_ROWS)
         return self.controller.due(self.step * BATCH_ROWS) is not None
 
@@ -168,13 +156,12 @@ class Episode:
         loss = self.controller.pulse.loss_fast
         decision = self.controller.decide(trigger, self.step, sample, self)
         horizon_fits = self.step + BLOCK_STEPS * BLOCKS <= self.steps
-        if horizon_fits and self._chance.random() < self._branch_share:
+        if self._branch and horizon_fits and len(self._trials) == len(decision.candidates):
             starts = [self._bench.under(candidate) for candidate in decision.candidates]
             self.started.append(_Started(decision, self.step, loss, self._trials, starts, self._held))
         changed = decision.chosen.edit is not None or decision.chosen.treatment != "keep"
         if changed:
             self.model, self.optimizer = self._bench.under(decision.chosen)
-            self.monitor.adapted(sample)
         self.controller.applied(decision)
         self.decisions.append(decision)
         return changed
@@ -188,10 +175,10 @@ class Episode:
         row = self.step * BATCH_ROWS
         recent = np.arange(max(since_row, row - RECENT_ROWS, 0), row)
         recent = np.random.default_rng((self.stream.seed, self.step, 1)).permutation(recent)
-        held = self.memory.held(MEMORY_ROWS, self.step)
-        slots = np.concatenate((self.memory.draw(MEMORY_ROWS, self.step, purpose=1), held))
-        remembered = self.memory.columns["row"][slots]
-        self._held = self.memory.columns["row"][held]
+        memory = self.script.memory(self.step)
+        held = memory.held(MEMORY_ROWS, self.step)
+        remembered = memory.columns["row"][np.concatenate((memory.draw(MEMORY_ROWS, self.step, purpose=1), held))]
+        self._held = memory.columns["row"][held]
         evidence = Evidence(
             recent=tensors(self.stream, recent),
             recent_target=torch.from_numpy(self.stream.target[recent]),
@@ -214,23 +201,27 @@ class Episode:
 
 def live(
     streams: Sequence[SimStream],
+    scripts: Sequence[Script],
     judge: Callable[[SimStream], Judge | None],
     *,
     policy: Callable[[SimStream], Policy] = policy_for,
-    branch_share: float = 0.0,
-    replay_rows: int = BATCH_ROWS,
+    branch: bool = False,
 ) -> list[Life]:
-    """Live through streams of one family side by side. `branch_share` of the decisions are branched."""
-    episodes = [Episode(stream, policy(stream), judge(stream), branch_share) for stream in streams]
+    """Live through streams of one family side by side. With `branch`, decisions for which every candidate was looked
+    ahead on are followed further."""
+    episodes = [
+        Episode(stream, script, policy(stream), judge(stream), branch)
+        for stream, script in zip(streams, scripts, strict=True)
+    ]
     population = _born(episodes)
     active = list(range(len(episodes)))
     while active:
-        _step(population, [episodes[at] for at in active], replay_rows)
+        _step(population, [episodes[at] for at in active])
         going = [place for place, at in enumerate(active) if episodes[at].step < episodes[at].steps]
         if len(going) < len(active):
             population.keep(going)
             active = [active[place] for place in going]
-    branchings = _follow(episodes, replay_rows) if branch_share else [[] for _ in episodes]
+    branchings = _follow(episodes) if branch else [[] for _ in episodes]
     return [_life(episode, found) for episode, found in zip(episodes, branchings, strict=True)]
 
 
@@ -256,36 +247,31 @@ def _born(episodes: Sequence[Episode]) -> Population:
     return population
 
 
-def _step(population: Population, episodes: Sequence[Episode], replay_rows: int) -> None:
-    fresh = [episode.fresh() for episode in episodes]
-    replayed = [episode.replay(replay_rows) for episode in episodes]
-    seen = population.step(*_batch([e.stream for e in episodes], fresh, replayed, replay_rows), BATCH_ROWS)
+def _step(population: Population, episodes: Sequence[Episode]) -> None:
+    seen = population.step(*_batch(episodes, [episode.step for episode in episodes]), BATCH_ROWS)
     loss_PB, output_PBC = seen.loss_PB[:, :BATCH_ROWS].numpy(), seen.output_PBC[:, :BATCH_ROWS].numpy()
     heads_P = population.live_PLN.sum((1, 2)).tolist()
     for place, episode in enumerate(episodes):
-        passes = 3 * (BATCH_ROWS + len(replayed[place]))
+        passes = 3 * (BATCH_ROWS + episode.script.replayed_SR.shape[1])
         due = episode.take_in(loss_PB[place], output_PBC[place], int(heads_P[place]), passes)
         if due and episode.decide(*population.take(place)):
             population.put(place, episode.model, episode.optimizer)
 
 
-def _batch(
-    streams: Sequence[SimStream], fresh: Sequence[Integers], replayed: Sequence[Integers], replay_rows: int
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Features, targets and weights of a step's rows; rows of an empty memory weigh nothing."""
+def _batch(episodes: Sequence[Episode], steps: Sequence[int]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Features, targets and weights of each one's rows at its step: fresh ones, then replayed ones."""
+    streams = [episode.stream for episode in episodes]
     rows = [
-        np.concatenate((new, old if len(old) else np.resize(new, replay_rows)))
-        for new, old in zip(fresh, replayed, strict=True)
+        np.concatenate((np.arange(step * BATCH_ROWS, (step + 1) * BATCH_ROWS), episode.script.replayed_SR[step]))
+        for episode, step in zip(episodes, steps, strict=True)
     ]
-    names = streams[0].features
     features = {
-        name: torch.from_numpy(np.stack([s.features[name][r] for s, r in zip(streams, rows, strict=True)]))
-        for name in names
+        name: torch.from_numpy(np.stack([s.features[name][at] for s, at in zip(streams, rows, strict=True)]))
+        for name in streams[0].features
     }
-    target_PB = torch.from_numpy(np.stack([s.target[r] for s, r in zip(streams, rows, strict=True)]))
-    weight_PB = torch.full((len(rows), BATCH_ROWS + replay_rows), 1 / BATCH_ROWS)
-    for place, old in enumerate(replayed):
-        weight_PB[place, BATCH_ROWS:] = 1 / replay_rows if len(old) else 0.0
+    target_PB = torch.from_numpy(np.stack([s.target[at] for s, at in zip(streams, rows, strict=True)]))
+    weight_PB = torch.full(target_PB.shape, 1 / BATCH_ROWS)
+    weight_PB[:, BATCH_ROWS:] = 1 / max(1, target_PB.shape[1] - BATCH_ROWS)
     return features, target_PB, weight_PB
 
 
@@ -300,7 +286,7 @@ class _Followed:
     memory: float = float("nan")
 
 
-def _follow(episodes: Sequence[Episode], replay_rows: int) -> list[list[Branching]]:
+def _follow(episodes: Sequence[Episode]) -> list[list[Branching]]:
     """All candidates of all branched decisions over the horizon."""
     everyone = [
         _Followed(at, started, number)
@@ -309,7 +295,7 @@ def _follow(episodes: Sequence[Episode], replay_rows: int) -> list[list[Branchin
         for number in range(len(started.starts))
     ]
     for low in range(0, len(everyone), _AT_ONCE):
-        _follow_some(episodes, everyone[low : low + _AT_ONCE], replay_rows)
+        _follow_some(episodes, everyone[low : low + _AT_ONCE])
     found: list[list[Branching]] = [[] for _ in episodes]
     for branches in _by_decision(everyone):
         started = branches[0].started
@@ -335,18 +321,16 @@ def _by_decision(everyone: Sequence[_Followed]) -> Iterator[list[_Followed]]:
         at += count
 
 
-def _follow_some(episodes: Sequence[Episode], branches: Sequence[_Followed], replay_rows: int) -> None:
+def _follow_some(episodes: Sequence[Episode], branches: Sequence[_Followed]) -> None:
     first = episodes[0]
     blueprint = first_blueprint(first.stream, first.policy.heads.start)
     population = Population(blueprint, first.policy.heads.max, first.policy.learner, len(branches))
     for place, branch in enumerate(branches):
         population.put(place, *branch.started.starts[branch.number])
-    streams = [episodes[branch.episode].stream for branch in branches]
+    lived = [episodes[branch.episode] for branch in branches]
     for ahead in range(BLOCK_STEPS * BLOCKS):
         steps = [branch.started.step + ahead for branch in branches]
-        fresh = [np.arange(step * BATCH_ROWS, (step + 1) * BATCH_ROWS) for step in steps]
-        replayed = [episodes[b.episode].replayed[step] for b, step in zip(branches, steps, strict=True)]
-        seen = population.step(*_batch(streams, fresh, replayed, replay_rows), BATCH_ROWS)
+        seen = population.step(*_batch(lived, steps), BATCH_ROWS)
         for branch, loss in zip(branches, seen.loss_PB[:, :BATCH_ROWS].mean(1).tolist(), strict=True):
             branch.losses.append(loss)
     for place, branch in enumerate(branches):
@@ -354,7 +338,8 @@ def _follow_some(episodes: Sequence[Episode], branches: Sequence[_Followed], rep
             model, _ = population.take(place)
             rows = branch.started.held_rows
             with torch.no_grad():
-                loss = _row_loss(model, tensors(streams[place], rows), torch.from_numpy(streams[place].target[rows]))
+                stream = lived[place].stream
+                loss = _row_loss(model, tensors(stream, rows), torch.from_numpy(stream.target[rows]))
             branch.memory = float(loss.mean())
 
 
@@ -370,12 +355,5 @@ def _life(episode: Episode, branchings: list[Branching]) -> Life:
     )
 
 
-def _sketch(stream: SimStream) -> Floats:
-    sketch = Sketch(stream.fields, stream.seed)
-    first: Features = {name: column[:256] for name, column in stream.features.items()}
-    sketch.fit(first)
-    return sketch(stream.features)
-
-
-def _row_loss(model: nn.Module, features: dict[str, Tensor], target: Tensor) -> Tensor:
+def _row_loss(model: nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
     return row_loss("classification", model(features), target, torch.ones(()))

@@ -58,7 +58,7 @@ class Population:
 
     def keep(self, places: Sequence[int]) -> None:
         """Only these models go on, in this order."""
-        at = torch.tensor(list(places))
+        at = torch.tensor(list(places), dtype=torch.int64)
         for name in ("weights_PW", "first_PW", "second_PW", "steps_P", "live_PLN"):
             setattr(self, name, getattr(self, name)[at])
         self.buffers = {name: buffer[at] for name, buffer in self.buffers.items()}

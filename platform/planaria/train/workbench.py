@@ -26,7 +26,6 @@ TEMPER = 0.3
 """Output layers are scaled by this when tempered (measured in docs/controller.md)."""
 CALIBRATION_ROWS = 512
 """Inputs to which the output projection is refitted when heads go."""
-_SCORING_ROWS = 128
 _RATE_ROWS = 64
 """Rows whose gradients stand for Adam's moments where those were reset."""
 
@@ -44,7 +43,7 @@ class Workbench:
 
     def measure(self) -> Measurement:
         """Head importance, growth scores and loss, from recent and remembered rows."""
-        evidence, half = self.evidence, _SCORING_ROWS // 2
+        evidence, half = self.evidence, self.policy.controller.scoring_rows // 2
         features = {n: torch.cat((v[:half], evidence.memory[n][-half:])) for n, v in evidence.recent.items()}
         target = torch.cat((evidence.recent_target[:half], evidence.memory_target[-half:]))
         importance = head_importance(self.model, features, target, self.row_loss)
