@@ -5,6 +5,7 @@ Equal on every worker: it sees all-reduced reports only, and its clock counts ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, get_args
@@ -22,7 +23,7 @@ from planaria.signals import Candidate, Decision, Shift, ShiftKind, StepReport
 
 FIRST_CREDIT_PASSES = 25_000
 """Row-passes a run may spend on decisions before it has earned them by training."""
-MOST_CANDIDATES = 6
+MOST_CANDIDATES = 9
 USUAL_RECENT, USUAL_MEMORY = 340, 256
 """Rows on which a candidate is scored."""
 MOST_PATIENCE = 4
@@ -253,7 +254,9 @@ class Controller:
 
     def _can_pay(self, decisions: int) -> bool:
         """Is there decision budget for so many decisions of the usual size?"""
-        each = self._measuring() + MOST_CANDIDATES * row_passes(self.policy.controller, USUAL_RECENT, USUAL_MEMORY)
+        each = self._measuring() + self.judge.least_looks * row_passes(
+            self.policy.controller, USUAL_RECENT, USUAL_MEMORY
+        )
         return self.passes_spent + decisions * each <= self._earned()
 
     def _measuring(self) -> int:
@@ -265,11 +268,14 @@ class Controller:
         return max(FIRST_CREDIT_PASSES, self.policy.budget.decision_fraction * self.passes_trained)
 
     def _observation(self, trigger: str, blueprint: Blueprint, scores: Scores, sample: int) -> dict[str, float]:
-        budget = self.policy.budget.decision_fraction * max(1, self.passes_trained)
+        cooldown = max(1, self.policy.heads.cooldown_samples)
         relative = sorted(h / max(1e-12, sum(layer) / len(layer)) for layer in scores.importance for h in layer)
         mature = [ripe for layer in scores.mature for ripe in layer]
         return {
             **{f"shift_{kind}": float(trigger == f"{kind} shift") for kind in get_args(ShiftKind)},
+            "shift_age": self.pulse.since_shift / cooldown,
+            "edit_age": (sample - self.last_edit_sample) / cooldown,
+            "heads_log": math.log2(sum(blueprint.heads) / blueprint.layers),
             "heads_fraction": sum(blueprint.heads) / (self.policy.heads.max * blueprint.layers),
             "heads_mature": sum(mature) / len(mature),
             "importance_lowest": relative[0],
@@ -278,7 +284,7 @@ class Controller:
             "growth_weakest": min(scores.growth),
             "samples_since_edit": float(sample - self.last_edit_sample),
             "price": price_of(blueprint, self.policy.heads, self.price),
-            "decision_budget_left": 1 - self.passes_spent / budget,
+            "decision_budget_left": 1 - self.passes_spent / self._earned(),
         }
 
 

@@ -15,6 +15,8 @@ from planaria.policy import Controller
 class FullLookAhead:
     """See planaria.control.judge.Judge."""
 
+    least_looks = 6
+
     def __init__(self, settings: Controller) -> None:
         self.settings = settings
         self.ledger = Ledger()

@@ -58,6 +58,9 @@ Look = Callable[[Sequence[int]], list[Trial]]
 class Judge(Protocol):
     """Chooses among candidates, and learns from outcomes. Deterministic: equal on every worker."""
 
+    least_looks: int
+    """A decision waits until the budget pays for looking ahead on so many candidates."""
+
     def judge(self, situation: Situation, look: Look) -> Verdict: ...
 
     def learn(self, outcome: Outcome) -> None: ...

@@ -28,7 +28,7 @@ def propose(
 ) -> list[Candidate]:
     """Candidates within the limits at the present loss and price; the first one keeps everything as it is.
 
-    After a shift: ways to treat optimizer and output layer, and growth. Between shifts: growth, and removal of the
+    After a shift: ways to treat optimizer and output layer, and growth with and without them. Between shifts: growth, and removal of the
     heads that matter least.
     """
     shifted = trigger.endswith("shift")
@@ -36,7 +36,10 @@ def propose(
     if shifted and loss > _loss_of_ignorance(blueprint):
         treatments.append("temper")
     options: list[tuple[Edit | None, str]] = [(None, treatment) for treatment in treatments]
-    options += [(edit, "keep") for edit in _growth(blueprint, scores, policy.heads)]
+    growth = _growth(blueprint, scores, policy.heads)
+    options += [(edit, "keep") for edit in growth]
+    if shifted:  # what grows then learns faster without the old momentum, and without the old certainty
+        options += [(edit, treatments[-1]) for edit in growth if edit.layer == growth[0].layer]
     if not shifted:
         options += [(edit, "keep") for edit in _removal(blueprint, scores, policy.heads)]
     candidates = [_candidate(edit, treatment, blueprint, scores, loss, policy, price) for edit, treatment in options]
@@ -82,12 +85,12 @@ def long_run_gain(edit: Edit | None, blueprint: Blueprint, scores: Scores, doubl
     return gain
 
 
-def _growth(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:
+def _growth(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[GrowHeads]:
     """The layer whose loss pulls hardest at a fresh head, by one and by two; then the next layer by one."""
     room = [layer for layer in range(blueprint.layers) if blueprint.heads[layer] < heads.max]
     ranked = sorted(room, key=lambda layer: -scores.growth[layer])
     most = heads.max - blueprint.heads[ranked[0]] if ranked else 0
-    options: list[Edit] = [GrowHeads(ranked[0], count) for count in (1, 2) if count <= most]
+    options = [GrowHeads(ranked[0], count) for count in (1, 2) if count <= most]
     return options + [GrowHeads(layer, 1) for layer in ranked[1:2]]
 
 

@@ -91,7 +91,7 @@ def policy_for(stream: SimStream, **controller: object) -> Policy:
             "budget": {"price": stream.price},
             "controller": {
                 "thrift_every_samples": 1_500,
-                "wait_samples": 512,
+                "wait_samples": 256,
                 "inner_rows": 12,
                 "scoring_rows": 48,
                 **controller,

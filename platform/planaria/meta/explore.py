@@ -14,6 +14,8 @@ class Exploring:
     """Chooses at random in `randomness` of the decisions (as `inner` would in the others), and looks ahead on every
     candidate in `share` of them, for which the episode then follows all candidates."""
 
+    least_looks = 0
+
     def __init__(self, inner: Judge | None, seed: int, share: float, randomness: float) -> None:
         self.inner, self.share, self.randomness = inner, share, randomness
         self.random = np.random.default_rng((seed, 0xE8))
