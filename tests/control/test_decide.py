@@ -52,7 +52,8 @@ def test_what_edits_were_found_to_bring_moves_the_choice() -> None:
 def test_after_a_shift_growth_and_treatments_are_proposed_and_no_removal() -> None:
     names = [candidate.name for candidate in propose("abrupt shift", BLUEPRINT, SCORES, 1.0, POLICY, 0.1)]
     assert names[:2] == ["keep", "keep, reset"]
-    assert names[2:] == ["grow layer 1 by 1", "grow layer 0 by 1"], "layer 1 pulls harder but has room for one"
+    assert names[2:4] == ["grow layer 1 by 1", "grow layer 0 by 1"], "layer 1 pulls harder but has room for one"
+    assert names[4:] == ["grow layer 1 by 1, reset"], "what grows may also begin without the old momentum"
     assert not any("shrink" in name for name in names)
 
 

@@ -69,6 +69,20 @@ def adapt(learner: Learner, loss: Tensor, clip_norm: float, share: float = 1.0) 
         learner.module = update(learner.module, learner.lrs, list(torch._foreach_mul(filled, scale)))
 
 
+def adapt_last_layer(
+    head: nn.Module, rates: Sequence[Tensor], hidden_SW: Tensor, target_S: Tensor, steps: int
+) -> nn.Module:
+    """A copy of a last layer after some Meta-SGD steps towards the targets. Differentiable with respect to all of it,
+    so that an outer loop can learn hidden units, first weights and rates (ANIL: Raghu et al. 2020, arXiv 1909.09157).
+    """
+    learner = algorithms().MetaSGD(head, lrs=nn.ParameterList(rates), first_order=False).clone()
+    for _ in range(steps):
+        loss = nn.functional.huber_loss(learner(hidden_SW)[:, 0], target_S)
+        learner.adapt(loss)
+    adapted: nn.Module = learner.module
+    return adapted
+
+
 def adam_rates(
     parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor] | None
 ) -> list[Tensor]:

@@ -28,8 +28,8 @@ def propose(
 ) -> list[Candidate]:
     """Candidates within the limits at the present loss and price; the first one keeps everything as it is.
 
-    After a shift: ways to treat optimizer and output layer, and growth with and without them. Between shifts: growth, and removal of the
-    heads that matter least.
+    After a shift: ways to treat optimizer and output layer, and growth with and without them. Between shifts: growth,
+    and removal of the heads that matter least.
     """
     shifted = trigger.endswith("shift")
     treatments = ["keep", "reset"] if shifted else ["keep"]

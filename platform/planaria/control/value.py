@@ -1,0 +1,126 @@
+"""The learned value of candidates: an ensemble of small networks, meta-learned, whose last layers adapt to the run.
+
+A network predicts the return of a candidate, the relative fall of the loss over the next rows, from what the decision
+shows and, where there was a look-ahead, from that too. What counts is the difference from the return of keeping.
+
+Legend: K candidates, X features, W hidden units, S outcomes known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from planaria.control.adapt import adapt_last_layer
+from planaria.control.features import NAMES
+from planaria.errors import InputError
+
+HIDDEN = 32
+INNER_STEPS = 3
+SHIPPED = Path(__file__).parent / "value.safetensors"
+"""What `planaria meta-train jobs/meta_train.yaml` made."""
+
+
+class ValueNetwork(nn.Module):
+    """Features [..., X], standardised -> return [...]: `body`, then the `head` that adapts."""
+
+    def __init__(self, features: int = len(NAMES), hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh())
+        self.head = nn.Linear(hidden, 1)
+        self.rates = nn.ParameterList([nn.Parameter(torch.full_like(p, 0.01)) for p in self.head.parameters()])
+        """Of the head's inner steps, learned with the rest (Meta-SGD)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        returned: Tensor = self.head(self.body(features))[..., 0]
+        return returned
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a run has seen of its own decisions."""
+
+    features_SX: npt.NDArray[np.float64]
+    """Of the candidates that were chosen."""
+    return_S: npt.NDArray[np.float64]
+    """Relative fall of the loss that followed."""
+
+
+class ValueEnsemble:
+    """Predicts; nothing in it changes after it was made. float64, so that machines agree on the choice."""
+
+    def __init__(
+        self, members: Sequence[ValueNetwork], mean_X: Tensor, spread_X: Tensor, about: Mapping[str, object]
+    ) -> None:
+        self.members = [member.double().eval() for member in members]
+        self.mean_X, self.spread_X = mean_X.double(), spread_X.double()
+        self.about = dict(about)
+        """How it was made: families, seeds, figures, and the `unit` of its returns."""
+
+    @property
+    def unit(self) -> float:
+        """A network's 1 in relative fall of the loss."""
+        return float(str(self.about["unit"]))
+
+    def heads(self, outcomes: Outcomes | None) -> list[nn.Module]:
+        """Each member's last layer, adapted to the outcomes."""
+        if outcomes is None or not len(outcomes.return_S):
+            return [member.head for member in self.members]
+        features_SX = self._standardised(outcomes.features_SX)
+        return_S = torch.from_numpy(outcomes.return_S) / self.unit
+        adapted = []
+        for member in self.members:
+            hidden_SW = member.body(features_SX).detach()
+            adapted.append(adapt_last_layer(member.head, list(member.rates), hidden_SW, return_S, INNER_STEPS))
+        return adapted
+
+    @torch.no_grad()
+    def gains(
+        self, features_KX: npt.NDArray[np.float64], heads: Sequence[nn.Module]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Relative gain of each candidate over the first one: mean and standard deviation over the members. [K]."""
+        standardised = self._standardised(features_KX)
+        returns = [head(m.body(standardised))[:, 0] for m, head in zip(self.members, heads, strict=True)]
+        gain_MK = torch.stack([r - r[0] for r in returns]) * self.unit
+        # Rounded, so that a last bit that differs between machines cannot make them choose differently.
+        return gain_MK.mean(0).numpy().round(9), gain_MK.std(0, correction=0).numpy().round(9)
+
+    def _standardised(self, features: npt.NDArray[np.float64]) -> Tensor:
+        return ((torch.from_numpy(features) - self.mean_X) / self.spread_X).clamp(-6, 6)
+
+    def to_bytes(self) -> bytes:
+        """safetensors, with `about` as JSON in its header."""
+        tensors = {"mean": self.mean_X.float(), "spread": self.spread_X.float()}
+        for number, member in enumerate(self.members):
+            tensors.update({f"{number}.{name}": t.float().contiguous() for name, t in member.state_dict().items()})
+        return save(tensors, {"about": json.dumps(self.about), "features": json.dumps(NAMES)})
+
+
+def load_value(path: Path = SHIPPED) -> ValueEnsemble:
+    """Raises InputError where the file is not a learned value for the features that are observed today."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about, names = json.loads(file.metadata()["about"]), json.loads(file.metadata()["features"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if tuple(names) != NAMES:
+            raise ValueError("it was learned from other features")
+        count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
+        members = []
+        for number in range(count):
+            member = ValueNetwork()
+            prefix = f"{number}."
+            member.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+            members.append(member)
+        return ValueEnsemble(members, tensors["mean"], tensors["spread"], about)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: no usable learned value ({reason}); make one with `planaria meta-train`") from None
