@@ -104,8 +104,13 @@ class Detector(Settings):
 class Controller(Settings):
     """When and how edits are chosen."""
 
-    kind: Literal["look_ahead", "none"] = "look_ahead"
-    """look_ahead edits the model; none leaves it as it starts."""
+    kind: Literal["learned", "look_ahead", "none"] = "learned"
+    """learned values edits by what was meta-learned, and looks ahead where that is unsure; look_ahead tries every edit
+    on a copy, at every decision; none leaves the model as it starts."""
+    doubt: float = Field(1.0, ge=0)
+    """learned: an edit is looked ahead on where its value may be the best within so many standard deviations."""
+    most_looks: int = Field(3, ge=1)
+    """learned: edits that a decision looks ahead on, at most."""
     thrift_every_samples: int = Field(4_000, ge=100)
     """Between shifts: how often the controller looks for heads that can go."""
     wait_samples: int = Field(768, ge=64)
@@ -121,11 +126,11 @@ class Controller(Settings):
     memory_weight: float = Field(1.0, ge=0)
     """How much the loss on remembered rows counts beside the loss on recent ones."""
     capacity_gain: float = Field(0.07, ge=0, lt=1)
-    """Share of the present loss that doubling all heads takes away in the long run, which a short look-ahead cannot
-    see."""
+    """look_ahead: share of the present loss that doubling all heads takes away in the long run, which a short
+    look-ahead cannot see."""
     look_ahead_weight: float = Field(0.4, gt=0, le=1)
-    """How much of what the look-ahead sees after its few steps is left on average until the next decision: losses and
-    gains of a treatment or a removal fade as learning goes on, prices do not."""
+    """look_ahead: how much of what the look-ahead sees after its few steps is left on average until the next decision:
+    losses and gains of a treatment or a removal fade as learning goes on, prices do not."""
     certainty: float = Field(0.25, ge=0)
     """An edit must beat keeping by this many standard errors."""
 

@@ -140,6 +140,7 @@ class Controller:
         observation = {
             **self.pulse.observation(),
             **self._observation(trigger, bench.blueprint, scores, sample),
+            "remembers": float(evidence.held_memory > 0),
             "memory_drift": self._memory_drift(measured.loss_memory),
         }
 

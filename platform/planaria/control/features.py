@@ -43,6 +43,7 @@ _STATE: dict[str, Callable[[float], float]] = {
     "importance_second": float,
     "growth_strongest": math.log1p,
     "growth_weakest": math.log1p,
+    "remembers": float,
     "memory_drift": _squash,
     "library_fit": _squash,
     "decision_budget_left": lambda value: max(-1.0, value),
@@ -62,7 +63,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "heads": ("heads_fraction", "heads_log", "heads_mature"),
     "importance": ("importance_lowest", "importance_second", "option_importance"),
     "growth": ("growth_strongest", "growth_weakest", "option_growth"),
-    "memory": ("memory_drift", "library_fit", "option_fit"),
+    "memory": ("remembers", "memory_drift", "library_fit", "option_fit"),
     "look_ahead": _TRIAL,
 }
 """What ablations leave out together."""

@@ -1,9 +1,10 @@
 """The learned value of candidates: an ensemble of small networks, meta-learned, whose last layers adapt to the run.
 
-A network predicts the return of a candidate, the relative fall of the loss over the next rows, from what the decision
-shows and, where there was a look-ahead, from that too. What counts is the difference from the return of keeping.
+A network predicts two returns of a candidate, the relative fall of the loss over the next rows and that on remembered
+rows at their end, from what the decision shows and, where there was a look-ahead, from that too. What counts is the
+difference from the returns of keeping.
 
-Legend: K candidates, X features, W hidden units, S outcomes known.
+Legend: K candidates, X features, W hidden units, S outcomes known, M members.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ SHIPPED = Path(__file__).parent / "value.safetensors"
 
 
 class ValueNetwork(nn.Module):
-    """Features [..., X], standardised -> return [...]: `body`, then the `head` that adapts."""
+    """Features [..., X], standardised -> returns [..., 2] (recent, remembered): `body`, then the `head` that adapts."""
 
     def __init__(self, features: int = len(NAMES), hidden: int = HIDDEN) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh())
-        self.head = nn.Linear(hidden, 1)
+        self.head = nn.Linear(hidden, 2)
         self.rates = nn.ParameterList([nn.Parameter(torch.full_like(p, 0.01)) for p in self.head.parameters()])
         """Of the head's inner steps, learned with the rest (Meta-SGD)."""
 
     def forward(self, features: Tensor) -> Tensor:
-        returned: Tensor = self.head(self.body(features))[..., 0]
+        returned: Tensor = self.head(self.body(features))
         return returned
 
 
@@ -85,11 +86,13 @@ class ValueEnsemble:
 
     @torch.no_grad()
     def gains(
-        self, features_KX: npt.NDArray[np.float64], heads: Sequence[nn.Module]
+        self, features_KX: npt.NDArray[np.float64], heads: Sequence[nn.Module], memory_weight: float
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Relative gain of each candidate over the first one: mean and standard deviation over the members. [K]."""
+        """Relative gain of each candidate over the first one, that on remembered rows weighted: mean and standard
+        deviation over the members. Shapes [K]."""
         standardised = self._standardised(features_KX)
-        returns = [head(m.body(standardised))[:, 0] for m, head in zip(self.members, heads, strict=True)]
+        weights = torch.tensor([1.0, memory_weight], dtype=torch.float64)
+        returns = [head(m.body(standardised)) @ weights for m, head in zip(self.members, heads, strict=True)]
         gain_MK = torch.stack([r - r[0] for r in returns]) * self.unit
         # Rounded, so that a last bit that differs between machines cannot make them choose differently.
         return gain_MK.mean(0).numpy().round(9), gain_MK.std(0, correction=0).numpy().round(9)
