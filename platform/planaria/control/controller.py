@@ -150,7 +150,13 @@ class Controller:
 
         looks = max(0, int((self._earned() - self.passes_spent) // each))
         situation = Situation(
-            self.decisions, trigger, self.pulse.loss_fast, observation, tuple(candidates[:MOST_CANDIDATES]), looks
+            self.decisions,
+            sample,
+            trigger,
+            self.pulse.loss_fast,
+            observation,
+            tuple(candidates[:MOST_CANDIDATES]),
+            looks,
         )
         verdict = self.judge.judge(situation, look)
         self.decisions += 1

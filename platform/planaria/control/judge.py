@@ -16,6 +16,7 @@ class Situation:
 
     number: int
     """Of the decision within the run."""
+    sample: int
     trigger: str
     loss: float
     """The present prequential loss in nats, the scale of all gains."""

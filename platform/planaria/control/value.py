@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from planaria.control.adapt import adapt_last_layer
@@ -107,13 +107,11 @@ class ValueEnsemble:
             tensors.update({f"{number}.{name}": t.float().contiguous() for name, t in member.state_dict().items()})
         return save(tensors, {"about": json.dumps(self.about), "features": json.dumps(NAMES)})
 
-
-def load_value(path: Path = SHIPPED) -> ValueEnsemble:
-    """Raises InputError where the file is not a learned value for the features that are observed today."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about, names = json.loads(file.metadata()["about"]), json.loads(file.metadata()["features"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    @staticmethod
+    def from_bytes(content: bytes) -> ValueEnsemble:
+        """Inverse of `to_bytes`. Raises ValueError, KeyError or RuntimeError where that is not what it is."""
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        about, names, tensors = json.loads(header["about"]), json.loads(header["features"]), load(content)
         if tuple(names) != NAMES:
             raise ValueError("it was learned from other features")
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
@@ -124,6 +122,12 @@ def load_value(path: Path = SHIPPED) -> ValueEnsemble:
             member.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
             members.append(member)
         return ValueEnsemble(members, tensors["mean"], tensors["spread"], about)
+
+
+def load_value(path: Path = SHIPPED) -> ValueEnsemble:
+    """Raises InputError where the file is not a learned value for the features that are observed today."""
+    try:
+        return ValueEnsemble.from_bytes(path.read_bytes())
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: no usable learned value ({reason}); make one with `planaria meta-train`") from None

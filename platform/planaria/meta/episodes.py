@@ -271,7 +271,7 @@ def _batch(episodes: Sequence[Episode], steps: Sequence[int]) -> tuple[dict[str,
     }
     target_PB = torch.from_numpy(np.stack([s.target[at] for s, at in zip(streams, rows, strict=True)]))
     weight_PB = torch.full(target_PB.shape, 1 / BATCH_ROWS)
-    weight_PB[:, BATCH_ROWS:] = 1 / max(1, target_PB.shape[1] - BATCH_ROWS)
+    weight_PB[:, BATCH_ROWS:] = episodes[0].script.replay_weight
     return features, target_PB, weight_PB
 
 

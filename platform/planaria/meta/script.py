@@ -30,6 +30,7 @@ _REPLAYED = ("digits", "segments", "fashion", "virtual")
 _DELAY_ROWS = (150, 700)
 """Between a change and its report: the middle nine tenths of what docs/detection.md has."""
 _MISSED, _WRONG_KIND = 0.02, 0.1
+_NEWEST_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Script:
     steps: int
     replayed_SR: Integers
     """Row numbers; the first step has none to replay, and repeats its own. R may be 0."""
+    replay_weight: float
+    """Of each replayed row in the objective, where each fresh one has 1 / BATCH_ROWS."""
     shifts: dict[int, Shift]
     """By the step at whose end they are reported."""
     writes_W3: Integers
@@ -56,13 +59,15 @@ class Script:
         return memory
 
 
-def write_script(stream: SimStream, replay_rows: int = REPLAY_ROWS) -> Script:
-    """`replay_rows` is what a step replays in families that replay at all."""
+def write_script(stream: SimStream, extra_rows: int = 0) -> Script:
+    """`extra_rows` are learned from again at each step beyond what is usual: from memory where there is one, otherwise
+    from the newest rows."""
     steps = len(stream.target) // BATCH_ROWS
     shifts = _found(stream, steps) if stream.family in _REAL_ROWS else _reported(stream)
     if stream.family not in _REPLAYED:
-        return Script(steps, np.empty((steps, 0), np.int64), shifts, np.empty((0, 3), np.int64), stream.seed)
-    memory = _memory(stream.seed)
+        again = _newest(stream, steps, extra_rows)
+        return Script(steps, again, 1 / BATCH_ROWS, shifts, np.empty((0, 3), np.int64), stream.seed)
+    memory, replay_rows = _memory(stream.seed), REPLAY_ROWS + extra_rows
     replayed = np.empty((steps, replay_rows), np.int64)
     writes, offered_B = [], np.ones(BATCH_ROWS, np.bool_)
     for step in range(steps):
@@ -75,7 +80,15 @@ def write_script(stream: SimStream, replay_rows: int = REPLAY_ROWS) -> Script:
             at, into = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
             memory.store(into, {"row": rows[at]}, target_B[at], np.zeros((len(at), 1), np.float32))
             writes.append(np.stack((np.full(len(at), step), into, rows[at]), 1))
-    return Script(steps, replayed, shifts, np.concatenate(writes), stream.seed)
+    return Script(steps, replayed, 1 / replay_rows, shifts, np.concatenate(writes), stream.seed)
+
+
+def _newest(stream: SimStream, steps: int, rows: int) -> Integers:
+    """Rows drawn from the newest ones, of the step itself while there are no others."""
+    random = np.random.default_rng((stream.seed, 0xE7))
+    first_S = np.maximum(np.arange(steps) * BATCH_ROWS, BATCH_ROWS)
+    back_SR = random.integers(1, np.minimum(first_S, _NEWEST_ROWS)[:, None] + 1, (steps, rows))
+    return np.asarray(first_S[:, None] - back_SR, np.int64)
 
 
 def _found(stream: SimStream, steps: int) -> dict[int, Shift]:
