@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from planaria.control.full_look_ahead import FullLookAhead
 from planaria.control.judge import Judge
 from planaria.control.learned import LearnedJudge
 from planaria.control.value import ValueEnsemble
-from planaria.meta.episodes import Life, live, policy_for
+from planaria.meta.episodes import Life, Start, live, policy_for
 from planaria.meta.families import make_stream
 from planaria.meta.script import write_script
 from planaria.meta.simulate import SimStream
@@ -42,20 +41,30 @@ class Contestant:
     """Of the controller."""
 
 
-def run(contestant: Contestant, family: str, seeds: Sequence[int], extra_rows: int = 0) -> list[dict[str, Any]]:
-    """One row of figures a stream."""
+def run(
+    contestants: Sequence[Contestant], family: str, seeds: Sequence[int], extra_rows: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """All contestants side by side; for each, one row of figures a stream. A step learns from `extra_rows` more."""
     torch.set_num_threads(1)
     reuse_freed_memory()
     streams = [make_stream(family, seed) for seed in seeds]
     scripts = [write_script(stream, extra_rows) for stream in streams]
-    lives = live(streams, scripts, judge_of(contestant), policy=partial(_policy, contestant))
-    return [{"family": family, "seed": life.stream.seed, **figures(life)} for life in lives]
+    starts = []
+    for contestant in contestants:
+        judge = judge_of(contestant)
+        for stream, script in zip(streams, scripts, strict=True):
+            starts.append(Start(stream, script, judge(stream), policy_of(contestant, stream)))
+    rows = [figures(life) for life in live(starts)]
+    each = len(seeds)
+    return {c.name: rows[at * each : (at + 1) * each] for at, c in enumerate(contestants)}
 
 
 def figures(life: Life) -> dict[str, Any]:
     loss, heads = float(life.loss_S.mean()), float(life.heads_S.mean())
     edits = [d.chosen.edit["kind"] for d in life.decisions if d.chosen.edit]
     return {
+        "family": life.stream.family,
+        "seed": life.stream.seed,
         "loss": loss,
         "accuracy": 1 - float(life.error_S.mean()),
         "heads": heads,
@@ -75,9 +84,9 @@ def judge_of(contestant: Contestant) -> Callable[[SimStream], Judge | None]:
     if kind == "learned":
         assert contestant.value is not None
         value = ValueEnsemble.from_bytes(contestant.value)
-        return lambda stream: LearnedJudge(_policy(contestant, stream).controller, value)
+        return lambda stream: LearnedJudge(policy_of(contestant, stream).controller, value)
     if kind == "look_ahead":
-        return lambda stream: FullLookAhead(_policy(contestant, stream).controller)
+        return lambda stream: FullLookAhead(policy_of(contestant, stream).controller)
     if kind == "bandit":
         warm, mean_X, spread_X, optimism = contestant.warm
         return lambda stream: LinUcb(warm, mean_X, spread_X, optimism)
@@ -94,7 +103,7 @@ def judge_of(contestant: Contestant) -> Callable[[SimStream], Judge | None]:
     return simple[kind]
 
 
-def _policy(contestant: Contestant, stream: SimStream) -> Policy:
+def policy_of(contestant: Contestant, stream: SimStream) -> Policy:
     settings = dict(contestant.settings or {})
     if contestant.kind == "keep":
         settings["kind"] = "none"

@@ -10,7 +10,7 @@ Legend: P episodes or branches, B fresh rows of a step, K candidates, C classes,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -199,20 +199,20 @@ class Episode:
         return self._trials
 
 
-def live(
-    streams: Sequence[SimStream],
-    scripts: Sequence[Script],
-    judge: Callable[[SimStream], Judge | None],
-    *,
-    policy: Callable[[SimStream], Policy] = policy_for,
-    branch: bool = False,
-) -> list[Life]:
-    """Live through streams of one family side by side. With `branch`, decisions for which every candidate was looked
-    ahead on are followed further."""
-    episodes = [
-        Episode(stream, script, policy(stream), judge(stream), branch)
-        for stream, script in zip(streams, scripts, strict=True)
-    ]
+@dataclass(frozen=True)
+class Start:
+    """What an episode begins with."""
+
+    stream: SimStream
+    script: Script
+    judge: Judge | None
+    policy: Policy
+
+
+def live(starts: Sequence[Start], *, branch: bool = False) -> list[Life]:
+    """Live through streams of one family side by side; the more, the cheaper each. Their scripts must replay equally
+    many rows. With `branch`, decisions for which every candidate was looked ahead on are followed further."""
+    episodes = [Episode(start.stream, start.script, start.policy, start.judge, branch) for start in starts]
     population = _born(episodes)
     active = list(range(len(episodes)))
     while active:
