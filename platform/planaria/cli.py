@@ -107,6 +107,36 @@ def run(
     return _show_result(result, as_json)
 
 
+@app.command(name="meta-train")
+def meta_train(
+    job: Path,
+    /,
+    *settings: Annotated[str, Parameter(help="Changes to the job: key.path=value, such as streams=8.")],
+    out: Path | None = None,
+    as_json: Json = False,
+) -> int:
+    """Learn from simulated streams what an edit of a model is worth. Given again, it goes on where it was stopped.
+
+    Parameters
+    ----------
+    job
+        The meta-training's YAML file.
+    out
+        Its folder. Default: one named after the job in its `folder`.
+    """
+    from planaria.meta.campaign import meta_train as train
+    from planaria.meta.job import load_meta_job
+
+    console = Console(stderr=as_json)
+    summary = train(load_meta_job(job, settings), out, tell=console.print)
+    if as_json:
+        print(json.dumps(summary))
+        return DONE
+    for name, value in summary.items():
+        console.print(f"{name.replace('_', ' ')}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+    return DONE
+
+
 @app.command
 def resume(folder: Path, /, *, address: Address = None, as_json: Json = False) -> int:
     """Go on with a run that was stopped or killed, from its newest checkpoint.

@@ -296,8 +296,8 @@ def load_job(path: Path | str, overrides: Sequence[str] = ()) -> Job:
     changed: list[str] = []
     policy_file = _read_policy(values, path)
     for override in overrides:
-        key, value = _read_override(override)
-        _put(values, key.split("."), value)
+        key, value = read_override(override)
+        put(values, key.split("."), value)
         if key == "policy" and isinstance(value, str):
             policy_file = _read_policy(values, path)
         else:
@@ -327,7 +327,7 @@ def dump_job(job: Job) -> str:
     return dump_yaml(job.model_dump(mode="json"))
 
 
-def _read_override(text: str) -> tuple[str, Any]:
+def read_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not all(key.split(".")):
@@ -335,7 +335,7 @@ def _read_override(text: str) -> tuple[str, Any]:
     return key, load_yaml(value, f"command line: {key}")
 
 
-def _put(values: dict[str, Any], steps: list[str], value: Any) -> None:
+def put(values: dict[str, Any], steps: list[str], value: Any) -> None:
     """Set a value at a dotted key, making the sections on the way; numbers index lists."""
     inside: Any = values
     for number in range(1, len(steps)):

@@ -9,9 +9,7 @@ Legend: D decisions, K candidates, X features, S support, Q query, M members.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,30 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from planaria.control.adapt import adapt_last_layer
-from planaria.control.value import INNER_STEPS, ValueEnsemble, ValueNetwork
+from planaria.control.value import INNER_STEPS, Outcomes, ValueEnsemble, ValueNetwork
 from planaria.meta.experience import Experience
+from planaria.meta.job import OuterLoop
 
 SUPPORT, QUERY = 16, 48
-Mode = Literal["anil", "pooled"]
-
-
-@dataclass(frozen=True)
-class Outer:
-    """Settings of the outer loop."""
-
-    members: int = 5
-    iterations: int = 600
-    tasks: int = 4
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-3
-    return_weight: float = 0.1
-    """Of predicting returns as such, beside their differences between candidates."""
-    mode: Mode = "anil"
-    """pooled: the same without an inner loop."""
 
 
 def train(
-    experience: Experience, settings: Outer, seed: int, progress: Callable[[int, float], None] = lambda at, loss: None
+    experience: Experience,
+    settings: OuterLoop,
+    seed: int,
+    progress: Callable[[int, float], None] = lambda at, loss: None,
 ) -> ValueEnsemble:
     """Members see bootstrap samples of the streams, which is what their disagreement comes from."""
     inputs = torch.from_numpy(np.concatenate((experience.before_DKX, experience.after_DKX)))
@@ -55,7 +41,7 @@ def train(
     for number in range(settings.members):
         random = np.random.default_rng((seed, number))
         torch.manual_seed(seed * 1_009 + number)
-        members.append(_train_member(experience, data, settings, random, progress))
+        members.append(_train_member(experience, data, settings, random))
     about = {"unit": unit, "decisions": len(experience), "streams": len(_streams(experience)), "seed": seed}
     return ValueEnsemble(members, mean_X, spread_X, {**about, "mode": settings.mode})
 
@@ -85,17 +71,13 @@ class _Tensors:
 
 
 def _train_member(
-    experience: Experience,
-    data: _Tensors,
-    settings: Outer,
-    random: np.random.Generator,
-    progress: Callable[[int, float], None],
+    experience: Experience, data: _Tensors, settings: OuterLoop, random: np.random.Generator
 ) -> ValueNetwork:
     network = ValueNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
     tasks = _bootstrapped(experience, random)
-    for iteration in range(settings.iterations):
+    for _ in range(settings.iterations):
         drawn = random.choice(len(tasks), min(settings.tasks, len(tasks)), replace=False)
         losses = [_task_loss(network, data, tasks[task], settings, random) for task in drawn]
         loss = torch.stack(losses).mean()
@@ -104,7 +86,6 @@ def _train_member(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        progress(iteration, float(loss))
     return network
 
 
@@ -112,7 +93,7 @@ def _task_loss(
     network: ValueNetwork,
     data: _Tensors,
     decisions: np.ndarray,
-    settings: Outer,
+    settings: OuterLoop,
     random: np.random.Generator,
 ) -> Tensor:
     shuffled = random.permutation(decisions)
@@ -169,8 +150,6 @@ def regret(
 
     With `support`, the heads first adapt to so many outcomes of other decisions of the same task (mean over draws).
     """
-    from planaria.control.value import Outcomes
-
     random = np.random.default_rng(seed)
     features = experience.after_DKX if looked else experience.before_DKX
     lost = np.zeros(len(experience))

@@ -1,0 +1,234 @@
+"""Meta-training as a job: gather experience on Ray, learn a value from it, gather more with that, and measure it.
+
+Everything that was gathered is a file, written once and whole: a campaign that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from planaria.control.learned import LearnedJudge
+from planaria.control.value import ValueEnsemble
+from planaria.errors import InputError
+from planaria.meta.episodes import Start, live, policy_for
+from planaria.meta.experience import Experience, experience_of, joined
+from planaria.meta.explore import Exploring
+from planaria.meta.families import make_stream
+from planaria.meta.job import MetaJob
+from planaria.meta.script import write_script
+from planaria.meta.training import regret, train
+from planaria.plain_yaml import dump_yaml
+from planaria.policy import Policy
+from planaria.record.tracking import connect, embedded_uri, experiment_id
+from planaria.train.allocator import reuse_freed_memory
+
+logger = logging.getLogger(__name__)
+
+VALUE, SUMMARY, JOB = "value.safetensors", "summary.json", "meta_job.yaml"
+_AT_ONCE = 48
+"""Streams that one task lives through side by side."""
+_VALIDATION_SEED = 500_000
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Streams of one family to live through, and how."""
+
+    family: str
+    seeds: tuple[int, ...]
+    value: bytes | None
+    """What to act by; None acts at random."""
+    followed: float
+    randomness: float
+    name: str
+    """Of the file that holds what was gathered."""
+
+
+def meta_train(job: MetaJob, out: Path | None = None, *, tell: Tell = lambda line: None) -> dict[str, Any]:
+    """Run the job, or go on with it where `out` holds one that was stopped; returns the summary. Raises InputError."""
+    folder = _folder(job, out)
+    began = time.time()
+    with _ray():
+        value: ValueEnsemble | None = None
+        parts: list[Experience] = []
+        for number in range(job.rounds):
+            parts += _gather(_errands(job, number, value), folder, tell)
+            value = _learned(job, number, joined(parts), folder, tell)
+        known = joined(_gather(_validation_errands(job), folder, tell))
+    assert value is not None
+    summary = {**_figures(value, known), "decisions": sum(map(len, parts)), "seconds": round(time.time() - began)}
+    value = ValueEnsemble(
+        value.members, value.mean_X, value.spread_X, {**value.about, **_provenance(job), "validation": summary}
+    )
+    write_whole(folder / VALUE, value.to_bytes())
+    write_whole(folder / SUMMARY, json.dumps(summary, indent=1).encode())
+    _record(job, folder, summary)
+    return {**summary, "folder": str(folder), "value": str(folder / VALUE)}
+
+
+def gather(errand: Errand) -> bytes:
+    """Live through the streams; what was followed, as a .npz file."""
+    torch.set_num_threads(1)
+    reuse_freed_memory()
+    value = None if errand.value is None else ValueEnsemble.from_bytes(errand.value)
+    streams = [make_stream(errand.family, seed) for seed in errand.seeds]
+    starts = []
+    for stream in streams:
+        policy = _free(policy_for(stream))
+        inner = None if value is None else LearnedJudge(policy.controller, value)
+        judge = Exploring(inner, stream.seed, errand.followed, errand.randomness)
+        starts.append(Start(stream, write_script(stream), judge, policy))
+    return to_bytes(experience_of(live(starts, branch=True)))
+
+
+def to_bytes(experience: Experience) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **{field.name: getattr(experience, field.name) for field in fields(Experience)})
+    return content.getvalue()
+
+
+def from_bytes(content: bytes) -> Experience:
+    """Raises ValueError where it is not what `to_bytes` made."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return Experience(**{field.name: arrays[field.name] for field in fields(Experience)})
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The file is there with all of its content, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _folder(job: MetaJob, out: Path | None) -> Path:
+    """The job's folder, new or that of the same job before it was stopped."""
+    folder = out or Path(job.folder) / f"{job.name}-{job.seed}"
+    text = dump_yaml(job.model_dump(mode="json"))
+    kept = folder / JOB
+    if kept.exists() and kept.read_text() != text:
+        raise InputError(f"{folder}: holds another meta-training ({JOB} differs); choose another folder with --out")
+    write_whole(kept, text.encode())
+    return folder
+
+
+def _errands(job: MetaJob, number: int, value: ValueEnsemble | None) -> list[Errand]:
+    first = (job.seed * 100 + number) * 1_000
+    acting = None if value is None else value.to_bytes()
+    randomness = 1.0 if value is None else job.randomness
+    return [
+        Errand(family, seeds, acting, job.followed, randomness, f"round-{number}/{family}-{seeds[0]}.npz")
+        for family in job.families
+        for seeds in _chunks(first, job.streams)
+    ]
+
+
+def _validation_errands(job: MetaJob) -> list[Errand]:
+    return [
+        Errand(family, seeds, None, job.followed, 1.0, f"validation/{family}-{seeds[0]}.npz")
+        for family in job.validation
+        for seeds in _chunks(_VALIDATION_SEED, max(2, job.streams // 3))
+    ]
+
+
+def _chunks(first: int, count: int) -> list[tuple[int, ...]]:
+    seeds = range(first, first + count)
+    return [tuple(seeds[low : low + _AT_ONCE]) for low in range(0, count, _AT_ONCE)]
+
+
+def _gather(errands: Sequence[Errand], folder: Path, tell: Tell) -> list[Experience]:
+    """Each errand's experience, in order; those that are there already are read."""
+    import ray
+
+    missing = [errand for errand in errands if not (folder / errand.name).exists()]
+    task = ray.remote(num_cpus=1)(gather)
+    waiting = {task.remote(errand): errand for errand in missing}
+    while waiting:
+        done, _ = ray.wait(list(waiting), num_returns=1)
+        errand = waiting.pop(done[0])
+        write_whole(folder / errand.name, ray.get(done[0]))
+        tell(f"{errand.name}: {len(from_bytes((folder / errand.name).read_bytes()))} decisions followed")
+    return [from_bytes((folder / errand.name).read_bytes()) for errand in errands]
+
+
+def _learned(job: MetaJob, number: int, experience: Experience, folder: Path, tell: Tell) -> ValueEnsemble:
+    path = folder / f"round-{number}" / VALUE
+    if not path.exists():
+        began = time.time()
+        value = train(experience, job.outer, job.seed)
+        write_whole(path, value.to_bytes())
+        tell(f"round {number}: learned from {len(experience)} decisions in {time.time() - began:.0f} s")
+    return ValueEnsemble.from_bytes(path.read_bytes())
+
+
+def _figures(value: ValueEnsemble, known: Experience) -> dict[str, float]:
+    """Mean regret per decision on the validation families, in nats: the best candidate's true value minus that of the
+    choice."""
+    scale_D1 = known.scale_D[:, None]
+    true_DK = scale_D1 * (known.return_DK - known.return_DK[:, :1]) - known.price_DK
+    true_DK = np.where(known.there_DK, true_DK, -np.inf)
+    best_D = true_DK.max(1)
+    chance_D = np.array([row[there].mean() for row, there in zip(true_DK, known.there_DK, strict=True)])
+    return {
+        "regret_keep": float((best_D - true_DK[:, 0]).mean()),
+        "regret_random": float((best_D - chance_D).mean()),
+        "regret_value": float(regret(value, known, looked=False, support=0).mean()),
+        "regret_value_16_outcomes": float(regret(value, known, looked=False, support=16).mean()),
+        "regret_looked": float(regret(value, known, looked=True, support=0).mean()),
+        "regret_looked_16_outcomes": float(regret(value, known, looked=True, support=16).mean()),
+    }
+
+
+def _provenance(job: MetaJob) -> dict[str, object]:
+    return {"families": list(job.families), "seed": job.seed, "rounds": job.rounds, "streams": job.streams}
+
+
+def _free(policy: Policy) -> Policy:
+    """A policy whose decisions cost nothing: what is gathered must not depend on a budget."""
+    budget = policy.budget.model_copy(update={"decision_fraction": 1.0})
+    return policy.model_copy(update={"budget": budget})
+
+
+@contextlib.contextmanager
+def _ray() -> Iterator[None]:
+    """The cluster that this process has joined, or one of this machine for this job."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    joined_before = ray.is_initialized()
+    if not joined_before:
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        if not joined_before:
+            ray.shutdown()
+
+
+def _record(job: MetaJob, folder: Path, summary: dict[str, Any]) -> None:
+    """One MLflow run: the job as parameters, the figures as metrics, value and summary as artifacts."""
+    uri = job.tracking_uri or embedded_uri(folder)
+    client = connect(uri)
+    run = client.create_run(experiment_id(client, uri, job.experiment), run_name=job.name)
+    run_id = run.info.run_id
+    for key, value in job.model_dump(mode="json").items():
+        client.log_param(run_id, key, json.dumps(value) if isinstance(value, dict | list) else value)
+    for key, value in summary.items():
+        client.log_metric(run_id, key, float(value))
+    for name in (VALUE, SUMMARY, JOB):
+        client.log_artifact(run_id, str(folder / name))
+    client.set_terminated(run_id)
