@@ -127,13 +127,10 @@ def meta_train(
     from planaria.meta.campaign import meta_train as train
     from planaria.meta.job import load_meta_job
 
-    console = Console(stderr=as_json)
-    summary = train(load_meta_job(job, settings), out, tell=console.print)
-    if as_json:
-        print(json.dumps(summary))
-        return DONE
-    for name, value in summary.items():
-        console.print(f"{name.replace('_', ' ')}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+    tell = Console(stderr=True).print
+    summary = train(load_meta_job(job, settings), out, tell=tell)
+    lines = [f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}" for key, value in summary.items()]
+    _show(summary, "\n".join(lines), as_json)
     return DONE
 
 

@@ -24,12 +24,7 @@ from planaria.meta.job import OuterLoop
 SUPPORT, QUERY = 16, 48
 
 
-def train(
-    experience: Experience,
-    settings: OuterLoop,
-    seed: int,
-    progress: Callable[[int, float], None] = lambda at, loss: None,
-) -> ValueEnsemble:
+def train(experience: Experience, settings: OuterLoop, seed: int) -> ValueEnsemble:
     """Members see bootstrap samples of the streams, which is what their disagreement comes from."""
     inputs = torch.from_numpy(np.concatenate((experience.before_DKX, experience.after_DKX)))
     there = torch.from_numpy(np.concatenate((experience.there_DK, experience.there_DK)))
