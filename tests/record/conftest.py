@@ -1,9 +1,10 @@
-"""A plausible run folder: eight contexts, seven shifts, ten decisions, six revisions; made up, for tests alone."""
+"""A plausible run folder: eight contexts, seven shifts, ten decisions, eight revisions; made up, for tests alone."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,23 @@ BATCH, INTERVAL, CONTEXT = 128, 1_000, 11_250
 CONTEXTS = (0, 1, 2, 3, 1, 4, 0, 5)
 KINDS: tuple[ShiftKind, ...] = ("abrupt", "abrupt", "gradual", "recurring", "abrupt", "recurring", "abrupt")
 DELAYS: tuple[int | None, ...] = (310, 420, 905, 270, 380, 240, 350)
-# Heads chosen at each decision, in order of the stream; None keeps them.
-CHOICES: tuple[tuple[int, str, tuple[int, int] | None], ...] = (
-    (12_400, "abrupt shift", (2, 3)),
-    (18_200, "thrift", None),
-    (23_800, "abrupt shift", (3, 3)),
-    (35_600, "gradual shift", (3, 4)),
-    (46_200, "recurring shift", None),
-    (52_500, "thrift", (2, 4)),
-    (57_600, "abrupt shift", None),
-    (68_700, "recurring shift", None),
-    (74_900, "thrift", (2, 3)),
-    (79_900, "abrupt shift", None),
+# What was chosen at each decision, in order of the stream.
+CHOICES: tuple[tuple[int, str, str], ...] = (
+    (12_400, "abrupt shift", "grow layer 1 by 1"),
+    (18_200, "thrift", "keep"),
+    (23_800, "abrupt shift", "grow layer 0 by 1"),
+    (35_600, "gradual shift", "grow layer 1 by 1"),
+    (46_200, "recurring shift", "restore concept 1"),
+    (52_500, "thrift", "shrink layer 0 by 1"),
+    (57_600, "rollback", "recycle a head of layer 1"),
+    (68_700, "recurring shift", "keep, reset"),
+    (74_900, "thrift", "shrink layer 1 by 1"),
+    (79_900, "abrupt shift", "keep"),
 )
+TRUSTED = (18_200, 52_500, 74_900)
+"""Samples of the decisions that did not look ahead."""
+MEASURED = 8
+"""Of so many decisions the outcome is known."""
 
 
 def blueprint(heads: tuple[int, ...], task: str = "classification") -> Blueprint:
@@ -45,36 +50,65 @@ def blueprint(heads: tuple[int, ...], task: str = "classification") -> Blueprint
     )
 
 
-def candidates(heads: tuple[int, ...], chosen: tuple[int, ...], rng: np.random.Generator) -> tuple[Candidate, ...]:
-    """Keep, and one head more or less in each layer; the chosen one is worth most."""
+def candidates(
+    heads: tuple[int, ...], trigger: str, chosen: str, looks: bool, rng: np.random.Generator, more: np.random.Generator
+) -> list[Candidate]:
+    """Keep, one head more or less in each layer, and what the trigger offers besides. The chosen one is worth most,
+    unless it keeps the model; the three most promising, the chosen one and keeping are looked ahead."""
     keep = Candidate("keep", None, "keep", heads, blueprint(heads).parameters, 0.61, 0.48, 0.02, 0.0, 0.0)
-    found = [keep]
+    keep = replace(keep, standard_error=0.0, predicted=0.0, predicted_error=0.0)
+    found = []
     for layer in range(len(heads)):
         for change, verb in ((1, "grow"), (-1, "shrink")):
             after = tuple(n + change if i == layer else n for i, n in enumerate(heads))
             if min(after) < 1 or max(after) > 6:
                 continue
-            value = 0.034 + 0.02 * rng.random() if after == chosen else -0.03 * rng.random()
-            found.append(
-                Candidate(
-                    name=f"{verb} layer {layer} by 1",
-                    edit={"kind": f"{verb}_heads", "layer": layer, "count": 1},
-                    treatment="temper",
-                    heads=after,
-                    parameters=blueprint(after).parameters,
-                    loss_recent=0.61 - value,
-                    loss_memory=0.48,
-                    price=0.003 * change,
-                    value=float(value),
-                    standard_error=float(0.006 + 0.006 * rng.random()),
-                )
-            )
-    return tuple(found)
+            name = f"{verb} layer {layer} by 1"
+            value = 0.034 + 0.02 * rng.random() if name == chosen else -0.03 * rng.random()
+            error = 0.006 + 0.006 * rng.random()
+            edit: dict[str, Any] = {"kind": f"{verb}_heads", "layer": layer, "count": 1}
+            found.append(Candidate(name, edit, "temper", after, 0, 0.61 - value, 0.48, 0.003 * change, 0, value, error))
+    besides: list[tuple[str, dict[str, Any] | None, str]] = [
+        ("recycle a head of layer 1", {"kind": "recycle_head", "layer": 1, "head": 0}, "keep")
+    ]
+    if trigger.endswith("shift"):
+        besides.append(("keep, reset", None, "reset"))
+    if trigger == "recurring shift":
+        besides.append(("restore concept 1", {"kind": "restore", "concept": 1}, "keep"))
+    for name, edit_besides, treatment in besides:
+        value = 0.04 if name == chosen else 0.01 * float(more.standard_normal())
+        found.append(Candidate(name, edit_besides, treatment, heads, 0, 0.61 - value, 0.48, 0.0, 0, value, 0.008))
+    return [keep if looks else _untried(keep), *_learned(found, chosen, looks, more)]
+
+
+def _learned(found: list[Candidate], chosen: str, looks: bool, more: np.random.Generator) -> list[Candidate]:
+    """With what was predicted of each; only some of them keep what looking ahead showed."""
+    learned = []
+    for option in found:
+        predicted = option.value + 0.008 * float(more.standard_normal())
+        size = blueprint(option.heads).parameters
+        learned.append(replace(option, predicted=predicted, predicted_error=0.015, parameters=size))
+    best = sorted(learned, key=lambda option: option.predicted, reverse=True)[:3]
+    return [o if looks and (o in best or o.name == chosen) else _untried(o) for o in learned]
+
+
+def _untried(option: Candidate) -> Candidate:
+    """Without what looking ahead would have shown: its value is what was predicted of it."""
+    unknown = float("nan")
+    judged = replace(option, value=option.predicted, standard_error=option.predicted_error)
+    return replace(judged, loss_recent=unknown, loss_memory=unknown)
+
+
+def observation(trigger: str, rng: np.random.Generator) -> dict[str, float]:
+    rise = 0.02 if trigger in ("thrift", "rollback") else 0.55
+    seen = {"loss_before": 0.42, "loss_after": 0.42 + rise, "loss_rise": rise, "novelty": rise + 0.25}
+    kinds = {f"shift_{kind}": float(trigger == f"{kind} shift") for kind in ("abrupt", "gradual", "recurring")}
+    return {**kinds, **seen, **{name: float(rng.random()) for name in ("heads_fraction", "budget_left", "slope")}}
 
 
 def fill(records: Records, *, regression: bool = False, until: int = 90_000) -> list[float]:
     """Run through the made-up stream up to `until` samples; returns the errors of all rows so far."""
-    rng = np.random.default_rng(0)
+    rng, more = np.random.default_rng(0), np.random.default_rng(1)
     task = "regression" if regression else "classification"
     heads, number, opened, errors, born = (2, 2), 0, 0, [], 0
     choices = list(CHOICES)
@@ -122,24 +156,26 @@ def fill(records: Records, *, regression: bool = False, until: int = 90_000) -> 
             )
             records.add_shift(shift_row(shift, DELAYS[index]))
         while choices and choices[0][0] <= samples:
-            sample, trigger, after = choices.pop(0)
-            options = candidates(heads, after or heads, rng)
-            chosen = max(options, key=lambda option: option.value)
+            sample, trigger, name = choices.pop(0)
+            looks = sample not in TRUSTED
+            options = candidates(heads, trigger, name, looks, rng, more)
+            chosen = next(option for option in options if option.name == name)
             why = (
-                f"{chosen.name}: worth {chosen.value:.3f} nats a row, more than 1 standard error above keeping"
-                if after
-                else "no edit beats keeping by 1 standard error"
+                "no edit beats keeping by 1 standard error"
+                if name == "keep"
+                else f"{name}: worth {chosen.value:.3f} nats a row, more than 1 standard error above keeping"
             )
-            observation = {"loss_before": 0.42, "loss_after": 0.97, "loss_rise": 0.55, "novelty": 0.8}
-            decision = Decision(sample // BATCH, sample, trigger, chosen, options, why, observation, 2.4)
-            counted = records.count("decisions")
-            records.add_decision(decision_row(counted, decision, number + 1 if after else None))
-            if after:
+            seen, seconds = observation(trigger, more), 2.4 if looks else 0.04
+            decision = Decision(sample // BATCH, sample, trigger, chosen, tuple(options), why, seen, seconds)
+            counted, edited = records.count("decisions"), chosen.edit is not None
+            records.add_decision(decision_row(counted, decision, number + 1 if edited else None))
+            if edited:
                 close_revision(sample)
-                heads, number, opened, born = after, number + 1, sample, len(errors)
+                heads, number, opened, born = chosen.heads, number + 1, sample, len(errors)
                 open_revision(sample, number - 1, trigger, why, decision)
-                if number < 5:
-                    records.set_gain_realised(counted, 0.8 * chosen.value)
+            if counted < MEASURED:
+                fell = 0.3 if trigger.endswith("shift") else 0.0
+                records.set_gain_realised(counted, 0.8 * chosen.value + fell + 0.01 * float(more.standard_normal()))
         since = (samples - 1) % CONTEXT
         known = 0.86 if CONTEXTS[min(7, (samples - 1) // CONTEXT)] in CONTEXTS[: (samples - 1) // CONTEXT] else 0.82
         right = known - (known - (0.72 if known > 0.85 else 0.35)) * float(np.exp(-since / 2_000))
@@ -198,7 +234,7 @@ def write_run(
 
 def summary(records: Records, errors: list[float], status: str, regression: bool, reason: str | None) -> dict[str, Any]:
     steps, revisions = records.rows("steps"), records.rows("revisions")
-    grows = sum(1 for row in revisions if (row["edit"] or "").find("grow") >= 0)
+    grows, shrinks = (sum(kind in (row["edit"] or "") for row in revisions) for kind in ("grow_heads", "shrink_heads"))
     scores: dict[str, Any] = {
         "prequential_accuracy": 1 - float(np.mean(errors)),
         "final_accuracy": 0.812,
@@ -218,7 +254,7 @@ def summary(records: Records, errors: list[float], status: str, regression: bool
         "shifts": records.count("shifts"),
         "revisions": records.count("revisions"),
         "grows": grows,
-        "shrinks": len(revisions) - 1 - grows,
+        "shrinks": shrinks,
         "heads_first": [2, 2],
         "heads_last": list(revisions[-1]["heads"]),
         "parameters_first": revisions[0]["parameters"],

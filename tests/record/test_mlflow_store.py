@@ -75,7 +75,7 @@ def test_a_whole_run_is_one_parent_and_a_nested_run_per_revision(
     assert recorder.sync() and recorder.finish("done")
     assert not recorder.pending()
     content = held(store, "whole")
-    assert content["runs"] == [(f"revision {n}", "FINISHED") for n in range(6)] + [("weather", "FINISHED")]
+    assert content["runs"] == [(f"revision {n}", "FINISHED") for n in range(8)] + [("weather", "FINISHED")]
     metrics = content["metrics"]
     stream = {step: value for name, key, step, value in metrics if (name, key) == ("weather", "prequential_accuracy")}
     assert stream == {row["step"]: row["prequential_accuracy"] for row in filled.rows("steps")}
@@ -197,7 +197,7 @@ def test_a_store_that_is_down_never_stops_the_run_and_gets_everything_later(
         assert recorder.sync() and recorder.finish("done")
         assert "is back, all records are sent" in caplog.text
     assert not recorder.pending()
-    assert len(held(uri, "down")["runs"]) == 7
+    assert len(held(uri, "down")["runs"]) == 9
 
 
 def test_a_store_that_is_down_is_left_alone_for_a_while(make_run: Callable[..., Path], tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_a_server_that_dies_and_comes_back_holds_everything_once(
     assert late.start("weather", JOB) == recorder.run_id
     assert late.finish("done") and late.finish("done")
     content = held(f"sqlite:///{tmp_path}/server.db", "http")
-    assert len(content["runs"]) == 7
+    assert len(content["runs"]) == 9
     assert len(content["metrics"]) == len(set(content["metrics"]))
     samples = [row for row in content["metrics"] if row[1] == "samples" and row[0] == "weather"]
     assert len(samples) == len(read_rows(folder, "steps"))

@@ -12,7 +12,8 @@ import pytest
 
 from planaria.errors import InputError
 from planaria.record import Records, write_report
-from planaria.record.plots import CSS_VARIABLES, NARROW, WIDE, Band, context_bands, draw_run, head_segments
+from planaria.record.canvas import CSS_VARIABLES, NARROW, WIDE
+from planaria.record.plots import Band, context_bands, draw_run, head_segments
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -56,12 +57,18 @@ def test_the_page_says_what_happened_and_why(example_run_folder: Path) -> None:
         "fashion_shift done",
         "7 shifts were detected (4 abrupt, 1 gradual, 2 recurring): 7 true changes found",
         "typically 350 samples after they began, no false alarm",
-        "edited 5 times (3 grew, 2 shrank): heads per layer went from 2+2 to 2+3",
+        "edited 7 times (3 grew, 2 shrank, 2 other): heads per layer went from 2+2 to 2+3",
         "it was right on 76.2%; at the end it is right on 81.2% over all contexts seen",
         "page hinkley reached 24.5, its alarm is at 20",
         "The stream returned to concept 1",
         "✓ grow layer 1 by 1 2+3",
-        "5 decisions that kept the model as it was",
+        "2 decisions that kept the model as it was",
+        "10 in 24 s 12.8% of the wall time; 7 looked ahead (2.4 s each)",
+        "3 trusted the learned value alone (40 ms each)",
+        "decisions that looked ahead 7 2.4 s each, mean",
+        "decisions on the learned value alone 3 40 ms each, mean",
+        "↶ restore concept 1 → revision 4",
+        "↻ recycle a head of layer 1 → revision 6",
         "No edit beats keeping by 1 standard error",
         "74.0%, 9.0 points forgotten",
         "rows lost 0",
@@ -93,6 +100,7 @@ def test_no_text_of_the_users_becomes_markup(make_run: Callable[..., Path]) -> N
     html = write_report(folder).read_text()
     assert html.count("<script>") == 1  # our own, which sorts the table
     assert "<img" not in html and "alert(1)</script>" not in html
+    assert html.count("&lt;img src=x onerror=alert(2)&gt;") > 5
     assert "{{ 7*7 }}" in html and "img" not in Page(html).tags
 
 

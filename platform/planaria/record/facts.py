@@ -6,12 +6,24 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeGuard
 
 Row = dict[str, Any]
 
 SHIFT_SYMBOLS = {"abrupt": "▼", "gradual": "◆", "recurring": "●"}
-EDIT_SYMBOLS = {"grow": "+", "shrink": "−", "edit": "±", "keep": "=", "start": "○"}
+EDIT_SYMBOLS = {
+    "grow": "+",
+    "shrink": "−",
+    "recycle": "↻",
+    "restore": "↶",
+    "edit": "±",
+    "treatment": "~",
+    "keep": "=",
+    "start": "○",
+}
+EDIT_STYLES = {"grow_heads": "grow", "shrink_heads": "shrink", "recycle_head": "recycle", "restore": "restore"}
+"""By an edit's kind; any other is an "edit"."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +96,20 @@ def compare_alarms(run: Run) -> Alarms:
 
 def count_edits(run: Run) -> Edits:
     """Edits by what they did to the number of heads: the summary's counts, or counted from the revisions kept."""
-    styles = [edit_style(row["edit"]) for row in run.revisions if row["edit"]]
-    others = sum(style == "edit" for style in styles)
-    grows = run.summary.get("grows", styles.count("grow"))
-    return Edits(int(grows), int(run.summary.get("shrinks", styles.count("shrink"))), others)
+    changes = [_head_change(before, row) for before, row in pairwise(run.revisions) if row["edit"]]
+    grows, shrinks = (
+        run.summary.get("grows", changes.count("grow")),
+        run.summary.get("shrinks", changes.count("shrink")),
+    )
+    return Edits(int(grows), int(shrinks), others=len(changes) - changes.count("grow") - changes.count("shrink"))
+
+
+def _head_change(before: Row, row: Row) -> str:
+    """ "grow" or "shrink"; any other word where the number of heads stayed."""
+    if before["heads"] is None or row["heads"] is None:
+        return edit_style(row["edit"])
+    change = sum(row["heads"]) - sum(before["heads"])
+    return "grow" if change > 0 else "shrink" if change < 0 else "neither"
 
 
 def known(value: Any) -> TypeGuard[float]:
@@ -99,7 +121,9 @@ def thousands(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """ "3 min 8 s", "5 h 12 min", "2 d 3 h"."""
+    """ "12 ms", "3 min 8 s", "5 h 12 min", "2 d 3 h"."""
+    if 0 < seconds < 0.1:
+        return f"{max(1, round(1_000 * seconds))} ms"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     whole = round(seconds)
@@ -114,7 +138,20 @@ def percent(value: float) -> str:
 
 
 def signed(value: float | None) -> str:
-    return f"{value:+.3f}".replace("-", "−") if value is not None and math.isfinite(value) else "not known"
+    if value is None or not math.isfinite(value):
+        return "not known"
+    text = f"{value:+.3f}"
+    return "+0.000" if text == "-0.000" else text.replace("-", "−")
+
+
+def short_number(value: float) -> str:
+    """1,234 as "1.23k": three significant digits and a suffix."""
+    if not math.isfinite(value):
+        return "-"
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}"
 
 
 def words_of(name: str) -> str:
@@ -128,11 +165,11 @@ def sortable(value: Any) -> str:
 
 def edit_style(edit: Any) -> str:
     kind = str(edit.get("kind", "")) if isinstance(edit, Mapping) else ""
-    return {"grow_heads": "grow", "shrink_heads": "shrink"}.get(kind, "edit")
+    return EDIT_STYLES.get(kind, "edit")
 
 
 def style_of_name(name: str) -> str:
-    return next((style for style in ("grow", "shrink", "keep") if name.startswith(style)), "edit")
+    return next((style for style in (*EDIT_STYLES.values(), "keep") if name.startswith(style)), "edit")
 
 
 def plus(heads: Sequence[int]) -> str:

@@ -1,38 +1,35 @@
-"""The report's figure, as SVG whose colours are CSS variables: it follows the page into light and dark."""
+"""The run over its samples: score, heads and cost, with the shifts that were detected."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from planaria.record.canvas import (
+    BANDS,
+    HEADS,
+    INK,
+    KIND_COLOURS,
+    LINE,
+    MAIN,
+    MUTED,
+    PAGE,
+    SECOND,
+    WIDE,
+    Size,
+    style_of,
+    title_axes,
+    to_svg,
+)
+from planaria.record.facts import Row, short_number
 
 if TYPE_CHECKING:  # matplotlib is slow to import, and only the report needs it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]
-
-# matplotlib wants real colours, so each part of the figure is drawn in a colour of its own that nothing else has,
-# and every such colour is replaced by the CSS variable that the page defines for its theme.
-INK, MUTED, LINE, PAGE, MAIN, SECOND = "#010101", "#010102", "#010103", "#010104", "#010105", "#010106"
-KIND_COLOURS = {"abrupt": "#010107", "gradual": "#010108", "recurring": "#010109"}
-BANDS = ("#01010a", "#01010b", "#01010c", "#01010d", "#01010e", "#01010f")
-HEADS = "#010110"
-CSS_VARIABLES = {
-    INK: "--ink",
-    MUTED: "--muted",
-    LINE: "--line",
-    PAGE: "--page",
-    MAIN: "--main",
-    SECOND: "--second",
-    HEADS: "--main",
-    **{colour: f"--{kind}" for kind, colour in KIND_COLOURS.items()},
-    **{colour: f"--band-{i}" for i, colour in enumerate(BANDS)},
-}
 KIND_MARKERS = {"abrupt": "v", "gradual": "D", "recurring": "o"}
 KIND_DASHES: dict[str, Any] = {"abrupt": "-", "gradual": (0, (6, 3)), "recurring": (0, (1.5, 2))}
 
@@ -40,18 +37,6 @@ MOST_SEGMENTS = 300
 """Beyond this many edits the heads are drawn at as many places only."""
 MOST_LABELS = 40
 """Beyond this many shifts or context bands their labels would cover each other, and are left out."""
-
-
-class Size(NamedTuple):
-    """One width of the figure: the page shows the wide one on screens and the narrow one on phones."""
-
-    name: str
-    inches: float
-    font_points: float
-
-
-WIDE = Size("wide", 10.4, 9.5)
-NARROW = Size("narrow", 4.4, 8.5)
 
 
 class Band(NamedTuple):
@@ -68,24 +53,7 @@ def draw_run(
     from matplotlib.figure import Figure
 
     layers = len(steps[-1]["heads"] or [])
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
-        "svg.hashsalt": size.name,
-        "font.size": size.font_points,
-        "font.family": "sans-serif",
-        "text.color": INK,
-        "axes.edgecolor": LINE,
-        "axes.labelcolor": MUTED,
-        "axes.titlecolor": INK,
-        "xtick.color": LINE,
-        "ytick.color": LINE,
-        "xtick.labelcolor": MUTED,
-        "ytick.labelcolor": MUTED,
-        "legend.labelcolor": MUTED,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style_of(size)):
         figure = Figure()
         figure.patch.set_alpha(0)
         marks, score, heads, cost = _panels(figure, layers, size)
@@ -105,7 +73,7 @@ def draw_run(
         cost.xaxis.set_major_formatter(lambda x, _: short_number(x))
         cost.locator_params(axis="x", nbins=9 if size is WIDE else 4)
         cost.set_xlabel("samples seen")
-        return _to_svg(figure, size)
+        return to_svg(figure, size.name)
 
 
 def context_bands(steps: Sequence[Row]) -> list[Band]:
@@ -135,16 +103,6 @@ def head_segments(steps: Sequence[Row], revisions: Sequence[Row]) -> list[tuple[
         places = [end * i // MOST_SEGMENTS for i in range(MOST_SEGMENTS)]
         changes = [(place, changes[max(0, bisect_right(began, place) - 1)][1]) for place in places]
     return [(start, after, heads) for (start, heads), (after, _) in pairwise([*changes, (end, [])])]
-
-
-def short_number(value: float) -> str:
-    """1,234 as "1.23k": three significant digits and a suffix."""
-    if not math.isfinite(value):
-        return "-"
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{suffix}"
-    return f"{value:.3g}"
 
 
 def _panels(figure: Figure, layers: int, size: Size) -> list[Axes]:
@@ -205,7 +163,7 @@ def _draw_score(axes: Axes, steps: Sequence[Row], regression: bool, size: Size) 
     for column, label, line in shown:
         axes.plot(samples, [_number(row[column]) for row in steps], label=label, **line)
     title = "Prequential error (target's own units)" if regression else "Prequential accuracy (% right)"
-    _title(axes, title, size, columns=len(shown))
+    title_axes(axes, title, size, columns=len(shown))
     axes.grid(axis="y", color=LINE, linewidth=0.6, alpha=0.7)
     if regression:
         axes.set_ylim(bottom=0)
@@ -267,53 +225,11 @@ def _draw_cost(axes: Axes, steps: Sequence[Row], size: Size) -> None:
         lowest = min(lowest, *(share for share in shares if math.isfinite(share)))
         name = f"{label} (100 = {short_number(largest)})"
         axes.plot(samples, shares, drawstyle="steps-pre", color=colour, linestyle=dashes, linewidth=1.8, label=name)
-    _title(axes, "Cost (% of largest)", size, columns=2)
+    title_axes(axes, "Cost (% of largest)", size, columns=2)
     axes.grid(axis="y", color=LINE, linewidth=0.6, alpha=0.7)
     axes.set_ylim(max(0.0, math.floor(lowest / 10) * 10 - 10), 104)
     axes.locator_params(axis="y", nbins=4)
 
 
-def _title(axes: Axes, title: str, size: Size, columns: int) -> None:
-    """Title on the left; the legend beside it, or under it where the figure is narrow."""
-    axes.set_title(title, loc="left", fontweight="bold", fontsize="medium", pad=6 if size is WIDE else 20)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(
-            loc="lower right" if size is WIDE else "lower left",
-            bbox_to_anchor=(1.0, 1.0) if size is WIDE else (-0.02, 1.0),
-            ncols=columns,
-            frameon=False,
-            borderaxespad=0.1,
-            fontsize=size.font_points if size is WIDE else 7.2,
-            columnspacing=1.2,
-            handlelength=1.6,
-        )
-
-
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _to_svg(figure: Figure, size: Size) -> str:
-    """The <svg> element alone, with CSS variables for colours and with ids that no other figure of the page has."""
-    sink = io.StringIO()
-    figure.savefig(sink, format="svg", metadata={"Date": None})
-    text = sink.getvalue()
-    text = text[text.index("<svg ") :]
-    edits: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-        (r"<metadata>.*?</metadata>", ""),
-        (r' (width|height)="[\d.]+pt"', ""),
-        (r'\bid="', f'id="{size.name}-'),
-        (r'href="#', f'href="#{size.name}-'),
-        (r"url\(#", f"url(#{size.name}-"),
-        (r"font-family: [^;\"]*|font: (?P<f>[^;\"]*?px) [^;\"]*", _page_font),
-        (r"\s+", " "),
-        ("|".join(CSS_VARIABLES), lambda found: f"var({CSS_VARIABLES[found[0]]})"),
-    ]
-    for pattern, replacement in edits:
-        text = re.sub(pattern, replacement, text, flags=re.S)
-    return text.strip()
-
-
-def _page_font(found: re.Match[str]) -> str:
-    """Size and weight as matplotlib chose them, the family as the page has it."""
-    return "font-family: inherit" if found["f"] is None else f"font: {found['f']} var(--font)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from planaria.errors import InputError
-from planaria.record import plots, story
+from planaria.record import outcome_plots, outcomes, plots, story
+from planaria.record.canvas import NARROW, WIDE, Size
 from planaria.record.cards import cards
-from planaria.record.facts import SHIFT_SYMBOLS, Run, percent, signed, sortable, thousands
+from planaria.record.facts import SHIFT_SYMBOLS, Run, percent, short_number, signed, sortable, thousands
 from planaria.record.masking import mask_secrets
 from planaria.record.tables import read_rows, write_atomically
 
 REPORT_NAME = "report.html"
 MOST_REVISIONS = 300
+FEWEST_FOR_REGRET = 2
+"""Decisions whose values are known."""
 STATUSES = ("running", "done", "stopped", "failed")
 
 
@@ -70,7 +73,7 @@ def render(run: Run) -> str:
         percent=percent,
         signed=signed,
         sortable=sortable,
-        short=plots.short_number,
+        short=short_number,
     )
     events, older_events = story.timeline(run)
     edits, older_edits = cards(run, edits=True)
@@ -89,6 +92,7 @@ def render(run: Run) -> str:
         older_edits=older_edits,
         kept=kept,
         older_kept=older_kept,
+        hindsight=_hindsight(run),
         revisions=run.revisions[-MOST_REVISIONS:],
         contexts=story.context_bars(run),
         forgetting=story.mean_forgetting(run),
@@ -111,14 +115,42 @@ def _figures(run: Run) -> list[tuple[str, Markup]]:
     """(class, SVG) for wide and for narrow screens; none before the first interval."""
     if not run.steps:
         return []
-    # The SVG is ours: matplotlib escapes what it writes, and no text of the user's is drawn.
-    return [
-        (
-            size.name,
-            Markup(plots.draw_run(run.steps, run.shifts, run.revisions, regression=run.regression, size=size)),
-        )
-        for size in (plots.WIDE, plots.NARROW)
-    ]
+    return _both_sizes(
+        lambda size: plots.draw_run(run.steps, run.shifts, run.revisions, regression=run.regression, size=size)
+    )
+
+
+def _hindsight(run: Run) -> dict[str, Any]:
+    """What the part on predicted and realised gains shows. Without decisions it is left out."""
+    found, regret = outcomes.outcomes(run.decisions), outcomes.regret(run.decisions)
+    between, after = ([o for o in found if o.after_shift == side] for side in (False, True))
+    counts = {kind: sum(o.kind == kind for o in found) for kind in outcomes.KINDS}
+    enough = len(regret.estimated) >= FEWEST_FOR_REGRET
+    return {
+        "figures": _both_sizes(lambda size: outcome_plots.draw_outcomes(found, size)) if found else [],
+        "kinds": [(kind, count) for kind, count in counts.items() if count],
+        "count": len(found),
+        "kept": len(run.decisions),
+        "numbers": [
+            (name, outcomes.agreement_words(some))
+            for name, some in (("between shifts", between), ("after a shift", after), ("all together", found))
+        ],
+        "most": outcome_plots.MOST_MARKERS,
+        "thinned": any(
+            sum(o.kind == kind for o in side) > outcome_plots.MOST_MARKERS
+            for side in (between, after)
+            for kind in outcomes.KINDS
+        ),
+        "regret": regret,
+        "regret_figures": _both_sizes(lambda size: outcome_plots.draw_regret(regret, run.samples, size))
+        if enough
+        else [],
+    }
+
+
+def _both_sizes(draw: Callable[[Size], str]) -> list[tuple[str, Markup]]:
+    """(class, SVG). The SVG is ours: matplotlib escapes what it writes, and no text of the user's is drawn."""
+    return [(size.name, Markup(draw(size))) for size in (WIDE, NARROW)]
 
 
 def _has(shifts: Any, kind: str) -> bool:

@@ -22,12 +22,12 @@ from planaria.record.facts import (
     plural,
     plus,
     sentence,
+    short_number,
     signed,
-    style_of_name,
     thousands,
     words_of,
 )
-from planaria.record.plots import short_number
+from planaria.record.outcomes import deliberation, deliberation_words, gain_words, ground_words, kind_of
 
 MOST_EVENTS = 150
 
@@ -47,7 +47,7 @@ class Event:
 
     sample: int
     style: str
-    """The kind of a shift, or "grow", "shrink", "edit", "start", "keep"."""
+    """The kind of a shift, "start", or what a decision chose (see `outcomes.KINDS`)."""
     symbol: str
     title: str
     words: str
@@ -90,7 +90,7 @@ def tiles(run: Run) -> list[Tile]:
         Tile("parameters, mean", short_number(mean), saving) if mean else None,
         Tile("shifts detected", str(_shift_count(run)), shift_note),
         Tile("revisions", str(revisions), _edit_words(edits)),
-        Tile("time in decisions", duration(_decision_seconds(run)), _share(_decision_seconds(run), wall)),
+        _decision_tile(run, _share(_decision_seconds(run), wall)),
     ]
     return [tile for tile in shown if tile is not None]
 
@@ -140,6 +140,7 @@ def costs(run: Run) -> list[tuple[str, str, str]]:
         ("wall time", duration(wall), "") if known(wall) else None,
         ("throughput", f"{short_number(speed)} samples/s", _workers(get("workers"))) if known(speed) else None,
         ("time in decisions", duration(decision), share),
+        *_decision_costs(run),
         ("FLOPs a row, mean", short_number(flops), saving) if known(flops) else None,
         ("restarts", str(get("restarts")), "after lost workers or resumes") if known(get("restarts")) else None,
         ("rows lost", thousands(lost), "") if known(lost) else None,
@@ -275,7 +276,30 @@ def _saving(mean: float, largest: float, words: str) -> str:
 
 def _decision_seconds(run: Run) -> float:
     seconds = run.summary.get("decision_seconds")
-    return float(seconds) if known(seconds) else sum(row["seconds"] or 0.0 for row in run.decisions)
+    return float(seconds) if known(seconds) else sum(row["seconds"] for row in run.decisions if known(row["seconds"]))
+
+
+def _decisions_taken(run: Run) -> int:
+    """Those no longer kept included: decisions are numbered."""
+    return max((row["number"] for row in run.decisions), default=-1) + 1
+
+
+def _decision_tile(run: Run, share: str) -> Tile:
+    taken, kept = _decisions_taken(run), len(run.decisions)
+    of_kept = f"of the newest {kept:,}: " if taken > kept else ""
+    ground = of_kept + deliberation_words(deliberation(run.decisions)) if kept else ""
+    value = f"{thousands(taken)} in {duration(_decision_seconds(run))}"
+    return Tile("decisions", value, "; ".join(words for words in (share, ground) if words))
+
+
+def _decision_costs(run: Run) -> Iterator[tuple[str, str, str]]:
+    found = deliberation(run.decisions)
+    for what, count, seconds in (
+        ("decisions that looked ahead", found.looked, found.looked_seconds),
+        ("decisions on the learned value alone", found.trusted, found.trusted_seconds),
+    ):
+        if count:
+            yield what, thousands(count), f"{duration(seconds)} each, mean" if seconds is not None else ""
 
 
 def _share(seconds: float, wall: float | None) -> str:
@@ -303,17 +327,15 @@ def _shift_event(number: int, row: Row, contexts_known: bool) -> Event:
 
 
 def _decision_event(row: Row) -> Event:
-    if row["revision"] is None:
-        return Event(
-            row["sample"], "keep", "=", "kept the model", f"Looked after {_after(row)}. {sentence(row['why'])}"
-        )
-    style = style_of_name(row["chosen"])
-    realised = f"; it brought {signed(row['gain_realised'])}" if row["gain_realised"] is not None else ""
-    gain = f"Expected {signed(row['predicted'])} nats a row{realised}."
-    title = f"{row['chosen']} → revision {row['revision']}"
-    return Event(
-        row["sample"], style, EDIT_SYMBOLS[style], title, f"After {_after(row)}. {sentence(row['why'])} {gain}"
-    )
+    style, ground = kind_of(row), sentence(ground_words(row))
+    if style == "keep" and row["revision"] is None:
+        words = f"Looked after {_after(row)}. {sentence(row['why'])} {ground}"
+        return Event(row["sample"], style, EDIT_SYMBOLS[style], "kept the model", words)
+    realised = f"; it brought {gain_words(row)}" if known(row["gain_realised"]) else ""
+    gain = f" Expected {signed(row['predicted'])} nats a row{realised}." if known(row["predicted"]) else ""
+    led = f" → revision {row['revision']}" if row["revision"] is not None else ""
+    words = f"After {_after(row)}. {sentence(row['why'])} {ground}{gain}"
+    return Event(row["sample"], style, EDIT_SYMBOLS[style], f"{row['chosen']}{led}", words)
 
 
 def _revision_event(row: Row) -> Event:
