@@ -107,9 +107,9 @@ class Controller(Settings):
     kind: Literal["learned", "look_ahead", "none"] = "learned"
     """learned values edits by what was meta-learned, and looks ahead where that is unsure; look_ahead tries every edit
     on a copy, at every decision; none leaves the model as it starts."""
-    doubt: float = Field(1.0, ge=0)
+    doubt: float = Field(0.5, ge=0)
     """learned: an edit is looked ahead on where its value may be the best within so many standard deviations."""
-    most_looks: int = Field(3, ge=1)
+    most_looks: int = Field(2, ge=1)
     """learned: edits that a decision looks ahead on, at most."""
     thrift_every_samples: int = Field(4_000, ge=100)
     """Between shifts: how often the controller looks for heads that can go."""

@@ -32,8 +32,9 @@ from planaria.signals import Candidate, Decision, StepReport
 from planaria.train.workbench import Workbench
 
 RECENT_ROWS, MEMORY_ROWS = 512, 256
-BLOCK_STEPS, BLOCKS = 25, 10
-"""A branch is followed for so many steps, its loss noted block by block."""
+BLOCK_STEPS, BLOCKS = 25, 20
+"""A branch is followed for so many steps, its loss noted block by block: long enough to see the next shift, most of the
+time, since heads that are there when it comes are worth more than those that grow after it."""
 _AT_ONCE = 96
 """Branches trained side by side: more would not fit the caches."""
 

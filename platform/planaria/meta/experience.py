@@ -15,7 +15,8 @@ from planaria.control.features import NAMES, rows_of, scale_of
 from planaria.meta.episodes import Branching, Life
 
 MOST_CANDIDATES = 9
-NOISES = (0.0, 0.05, 0.1, 0.2, 0.3)
+SOON_BLOCKS = 3
+"""About the rows after which a run takes the outcome of a decision."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Experience:
     """Features with what looking ahead showed."""
     return_DK: npt.NDArray[np.float32]
     """Relative fall of the loss over the horizon."""
+    realised_D: npt.NDArray[np.float32]
+    """What a run would have seen of it by then: the relative fall over the choice's cool-down."""
     memory_DK: npt.NDArray[np.float32]
     """Relative fall of the loss on remembered rows, against keeping; 0 where nothing is remembered."""
     chosen_D: npt.NDArray[np.int64]
@@ -58,6 +61,7 @@ def experience_of(lives: Sequence[Life]) -> Experience:
     count, most, wide = len(found), MOST_CANDIDATES, len(NAMES)
     there = np.zeros((count, most), np.bool_)
     before, after = np.zeros((count, most, wide), np.float32), np.zeros((count, most, wide), np.float32)
+    realised = np.zeros(count, np.float32)
     returned, memory, price = (np.zeros((count, most), np.float32) for _ in range(3))
     for at, (_, branching) in enumerate(found):
         decision, scale = branching.decision, scale_of(branching.loss)
@@ -66,6 +70,8 @@ def experience_of(lives: Sequence[Life]) -> Experience:
         trials = dict(enumerate(branching.trials))
         before[at, known] = rows_of(decision.observation, decision.candidates, scale, {})
         after[at, known] = rows_of(decision.observation, decision.candidates, scale, trials)
+        soon = branching.loss_KZ[_chosen(branching), :SOON_BLOCKS].mean()
+        realised[at] = (branching.loss - soon) / scale
         returned[at, known] = (branching.loss - branching.loss_KZ.mean(1)) / scale
         memory[at, known] = np.nan_to_num(branching.memory_K[0] - branching.memory_K) / scale
         price[at, known] = [c.price - decision.candidates[0].price for c in decision.candidates]
@@ -76,6 +82,7 @@ def experience_of(lives: Sequence[Life]) -> Experience:
         before_DKX=before,
         after_DKX=after,
         return_DK=returned,
+        realised_D=realised,
         memory_DK=memory,
         chosen_D=np.array([_chosen(branching) for _, branching in found], np.int64),
         scale_D=np.array([scale_of(branching.loss) for _, branching in found], np.float32),

@@ -47,9 +47,9 @@ class MetaJob(Settings):
     """Kinds of stream on which what was learned is measured, and never learned from."""
     rounds: int = Field(2, ge=1)
     """Rounds of gathering: the first acts at random, the next ones mostly as what was learned so far would (DAgger)."""
-    streams: int = Field(48, ge=2)
+    streams: int = Field(32, ge=2)
     """Of each family in each round; a third as many for validation, once."""
-    followed: float = Field(0.35, gt=0, le=1)
+    followed: float = Field(0.25, gt=0, le=1)
     """Share of the decisions of which every candidate is followed."""
     randomness: float = Field(0.3, ge=0, le=1)
     """Share of random choices in the rounds after the first."""

@@ -47,6 +47,7 @@ class _Tensors:
     after_DKX: Tensor
     there_DK: Tensor
     return_DK: Tensor
+    realised_D: Tensor
     memory_DK: Tensor
     chosen_D: Tensor
 
@@ -60,6 +61,7 @@ class _Tensors:
             standardised(experience.after_DKX),
             torch.from_numpy(experience.there_DK).float(),
             torch.from_numpy(np.clip(experience.return_DK, -3, 1)) / unit,
+            torch.from_numpy(np.clip(experience.realised_D, -3, 1)) / unit,
             torch.from_numpy(np.clip(experience.memory_DK, -1, 1)) / unit,
             torch.from_numpy(experience.chosen_D),
         )
@@ -100,9 +102,7 @@ def _task_loss(
         if len(known):
             chosen = data.chosen_D[known]
             hidden_SW = network.body(data.before_DKX[known, chosen])
-            head = adapt_last_layer(
-                network.head, list(network.rates), hidden_SW, data.return_DK[known, chosen], INNER_STEPS
-            )
+            head = adapt_last_layer(network.head, list(network.rates), hidden_SW, data.realised_D[known], INNER_STEPS)
     loss = torch.zeros(())
     for features in (data.before_DKX, data.after_DKX):
         returned_QK, remembered_QK = head(network.body(features[query])).unbind(-1)
@@ -155,7 +155,7 @@ def regret(
             chosen = experience.chosen_D[known]
             outcomes = Outcomes(
                 experience.before_DKX[known, chosen].astype(np.float64),
-                experience.return_DK[known, chosen].astype(np.float64),
+                experience.realised_D[known].astype(np.float64),
             )
             heads = ensemble.heads(outcomes if support else None)
             for d in at:
