@@ -5,15 +5,17 @@ Equal on every worker: it sees all-reduced reports only, and its clock counts ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, get_args
 
-from planaria.blueprint import Blueprint
+from planaria.blueprint import BEFORE_EDIT, Blueprint, edit_from_dict
+from planaria.control import recall, rollback
+from planaria.control.births import births_after
 from planaria.control.decide import choose, edit_kind
 from planaria.control.ledger import Ledger
 from planaria.control.look_ahead import Evidence, Trial, row_passes, score
-from planaria.control.propose import Scores, price_of, propose
+from planaria.control.propose import Scores, fits, long_run_gain, price_of, propose
 from planaria.control.pulse import FAST_ROWS, Pulse
 from planaria.errors import InputError
 from planaria.policy import Policy
@@ -44,6 +46,14 @@ class Bench(Protocol):
 
     def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
         """Look ahead on every candidate, spread over the workers; equal on all of them."""
+
+    @property
+    def kept(self) -> Mapping[int, Blueprint]:
+        """What can be restored: concepts of the library, and BEFORE_EDIT where an edit's outcome is open."""
+
+    def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
+        """What the live model, and after it each kept state, loses on the newest `rows` rows and on up to `remembered`
+        rows that were never replayed. Forward only, spread over the workers; equal on all of them."""
 
     def seconds(self) -> float:
         """A clock, for the record alone."""
@@ -81,6 +91,9 @@ class Controller:
         self.loss_remembered = 0.0
         """On remembered rows, at the last decision that looked at any."""
         self.open: list[OpenOutcome] = []
+        self.recall_watch = recall.RecallWatch()
+        self.held: rollback.HeldEdit | None = None
+        """The edit before which the state is kept, until its outcome is known."""
 
     def observe(self, report: StepReport, passes: int) -> None:
         """Take in a step that cost `passes` row-passes of training."""
@@ -94,16 +107,26 @@ class Controller:
     def shifted(self, shift: Shift) -> None:
         """A shift is waiting for its decision; edits whose outcome it would blur are given up."""
         self.pulse.shifted()
-        self.open.clear()
-        if self.policy.controller.kind != "none":
-            self.pending = shift
+        if not self.recall_watch.shifted(shift.onset_sample):
+            self.open.clear()
+            self.held = None
+            if self.policy.controller.kind != "none":
+                self.pending = shift
         self.next_thrift_sample = shift.sample + self.policy.controller.thrift_every_samples
+
+    def alarmed(self, onset_sample: int | None) -> None:
+        """Onset of the alarm that the detector is looking into, or None where there is none."""
+        self.recall_watch.alarmed(onset_sample)
 
     def due(self, sample: int) -> str | None:
         """Why a decision is due now, if one is."""
         settings = self.policy.controller
         if settings.kind == "none":
             return None
+        if self.recall_watch.due(sample, settings.recall_samples):
+            return recall.RECALL
+        if self.held is not None and self.held.doubted and self.recall_watch.alarm is None:
+            return rollback.ROLLBACK
         if self.pending is not None:
             waited = sample - self.pending.onset_sample >= settings.wait_samples
             return f"{self.pending.kind} shift" if waited and self._can_pay(decisions=1) else None
@@ -122,11 +145,15 @@ class Controller:
         evidence = bench.evidence(max(0, since))
         importance, growth = bench.scores(evidence)
         scores = Scores(importance, growth, [[self._mature(b, sample) for b in layer] for layer in self.births])
+        observation = {**self.pulse.observation(), **self._observation(trigger, bench.blueprint, scores, sample)}
         candidates = propose(trigger, bench.blueprint, scores, self.pulse.loss_fast, self.policy, self.price)
         candidates = candidates[:MOST_CANDIDATES]
+        if trigger.endswith("shift"):
+            kept = self._scored_entries(bench, sample - since)
+            candidates += self._best_entry(kept, bench.blueprint, scores)
+            observation["library_fit"] = recall.library_fit(kept)
         if self._cooling(sample):
             candidates = [c for c in candidates if c.edit is None]
-        observation = {**self.pulse.observation(), **self._observation(trigger, bench.blueprint, scores, sample)}
         trials = bench.trials(candidates, evidence, self.seed * 1_000_003 + step)
         candidates = score(candidates, trials, self.policy.controller)
         if evidence.held_memory:
@@ -139,20 +166,73 @@ class Controller:
         chosen, why = choose(candidates, self.policy.controller.certainty, bias)
         return Decision(step, sample, trigger, chosen, tuple(candidates), why, observation, bench.seconds() - began)
 
+    def recall(self, step: int, sample: int, bench: Bench) -> Decision | None:
+        """Score what is kept of earlier concepts on the newest rows, and restore an entry that is clearly better; None
+        where none is: the normal decision follows."""
+        began, onset = bench.seconds(), self.recall_watch.onset
+        assert onset is not None
+        candidates = self._scored_entries(bench, sample - onset)
+        chosen = recall.recalled(candidates)
+        self.recall_watch.done(restored=chosen is not None)
+        if chosen is None:
+            return None
+        self.pending = None
+        self.open.clear()
+        self.decisions += 1
+        self.next_thrift_sample = sample + self.policy.controller.thrift_every_samples
+        observation = {**self.pulse.observation(), "library_fit": recall.library_fit(candidates)}
+        why = f"{chosen.name}: " + recall.in_words(candidates[0], chosen, min(recall.RECALL_ROWS, sample - onset))
+        seconds = bench.seconds() - began
+        return Decision(step, sample, "recurring shift", chosen, tuple(candidates), why, observation, seconds)
+
+    def reconsider(self, step: int, sample: int, bench: Bench) -> Decision:
+        """Compare the state before a doubtful edit with the live one, and undo the edit if that is clearly better."""
+        began = bench.seconds()
+        self.held = None
+        self.decisions += 1
+        before = recall.restoring(BEFORE_EDIT, bench.kept[BEFORE_EDIT], bench.blueprint, self._price)
+        candidates = [recall.keeping(bench.blueprint, self._price), replace(before, treatment="keep")]
+        trials = bench.hindsight([BEFORE_EDIT], rollback.ROLLBACK_ROWS, remembered=USUAL_MEMORY)
+        self.passes_spent += sum(len(trial.recent_R) + len(trial.memory_M) for trial in trials)
+        candidates = recall.scored(candidates, trials, self.policy.controller.memory_weight)
+        chosen, why = rollback.verdict(candidates)
+        observation, seconds = self.pulse.observation(), bench.seconds() - began
+        return Decision(step, sample, rollback.ROLLBACK, chosen, tuple(candidates), why, observation, seconds)
+
+    def _scored_entries(self, bench: Bench, rows: int) -> list[Candidate]:
+        """Keep, and every entry of the library within the limits, with what they lose on the newest rows."""
+        live, budget = bench.blueprint, self.policy.budget
+        entries = {concept: kept for concept, kept in bench.kept.items() if concept != BEFORE_EDIT}
+        candidates = recall.within(entries, live, lambda candidate: fits(candidate, live, budget), self._price)
+        if len(candidates) == 1:
+            return candidates
+        concepts = [candidate.edit["concept"] for candidate in candidates if candidate.edit is not None]
+        trials = bench.hindsight(concepts, min(rows, recall.RECALL_ROWS))
+        self.passes_spent += sum(len(trial.recent_R) for trial in trials)
+        return recall.scored(candidates, trials)
+
+    def _best_entry(self, kept: Sequence[Candidate], blueprint: Blueprint, scores: Scores) -> list[Candidate]:
+        best = recall.best_kept(kept)
+        if best is None or best.edit is None:
+            return []
+        doubling_gain = self.policy.controller.capacity_gain * self.pulse.loss_fast
+        return [replace(best, prior=long_run_gain(edit_from_dict(best.edit), blueprint, scores, doubling_gain))]
+
+    def _price(self, blueprint: Blueprint) -> float:
+        return price_of(blueprint, self.policy.heads, self.price)
+
     def applied(self, decision: Decision) -> None:
         """The choice is carried out: wait for what it brings, and after an edit note births and start the cool-down.
 
         Keeping is waited for as well: what the loss does without an edit is what edits are held against.
         """
         self._expect(decision)
+        if rollback.holds_before(decision):
+            self.held = rollback.HeldEdit(self.decisions - 1)
         edit = decision.chosen.edit
         if edit is None:
             return
-        layer = self.births[edit["layer"]]
-        if edit["kind"] == "grow_heads":
-            layer.extend([decision.sample] * edit["heads"])
-        elif edit["kind"] == "shrink_heads":
-            self.births[edit["layer"]] = [b for head, b in enumerate(layer) if head not in edit["heads"]]
+        self.births = births_after(edit_from_dict(edit), self.births, decision.sample)
         self.last_edit_sample = decision.sample
 
     def _expect(self, decision: Decision) -> None:
@@ -179,6 +259,9 @@ class Controller:
             gain = outcome.loss_before - self.pulse.loss_fast - outcome.price_paid
             self.ledger.add(outcome.trigger, outcome.kind, outcome.predicted, gain)
             realised.append((outcome.decision, gain))
+            if self.held is not None and outcome.decision == self.held.decision:
+                doubted = rollback.doubtful(outcome.predicted, gain, outcome.loss_before)
+                self.held = replace(self.held, doubted=True) if doubted else None
         return realised
 
     def state(self) -> dict[str, Any]:
@@ -195,6 +278,8 @@ class Controller:
             "decisions": self.decisions,
             "loss_remembered": self.loss_remembered,
             "open": [asdict(outcome) for outcome in self.open],
+            "recall": self.recall_watch.state(),
+            "held": None if self.held is None else asdict(self.held),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -211,6 +296,8 @@ class Controller:
             self.decisions = int(state["decisions"])
             self.loss_remembered = float(state["loss_remembered"])
             self.open = [OpenOutcome(**outcome) for outcome in state["open"]]
+            self.recall_watch = recall.RecallWatch(**state["recall"])
+            self.held = None if state["held"] is None else rollback.HeldEdit(**state["held"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"controller state: not usable ({error}); use an older checkpoint") from None
 
@@ -241,4 +328,5 @@ class Controller:
             "samples_since_edit": float(sample - self.last_edit_sample),
             "price": price_of(blueprint, self.policy.heads, self.price),
             "decision_budget_left": 1 - self.passes_spent / budget,
+            "library_fit": 0.0,
         }

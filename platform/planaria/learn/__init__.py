@@ -7,6 +7,7 @@ from planaria.learn.optimizers import (
     load_optimizer_tensors,
     optimizer_tensors,
     replace_parameter,
+    replace_with_state,
     reset_moments,
 )
 
@@ -18,6 +19,7 @@ __all__ = [
     "load_optimizer_tensors",
     "optimizer_tensors",
     "replace_parameter",
+    "replace_with_state",
     "reset_moments",
     "row_error",
     "row_loss",

@@ -19,6 +19,8 @@ from planaria.signals import Features, Task
 _ADMIT, _REPLAY, _HELD = 1, 2, 3
 _HELD_EVERY = 8
 """One slot in so many is held back from replay, where rows are held back at all."""
+UNSETTLED = -1
+"""Concept of rows that came since the last shift, until it is known which concept that led to."""
 
 
 class ReplayMemory:
@@ -34,6 +36,12 @@ class ReplayMemory:
         self.columns: dict[str, npt.NDArray[Any]] = {}
         self.target = np.zeros(self.capacity, np.int64 if task == "classification" else np.float32)
         self.remembered = np.full((self.capacity, 1), np.nan, np.float32)
+        self.concept = np.zeros(self.capacity, np.int64)
+        """Of each slot's row: the detector's number of the concept that it came from, or UNSETTLED."""
+        self.arrival = np.zeros(self.capacity, np.int64)
+        """Number of each slot's row in the stream."""
+        self.excluded: frozenset[int] = frozenset()
+        """Concepts whose labels contradict the present ones: see `usable`."""
         self.rows = 0
         self.seen = 0
         self.seen_per_class: dict[int, int] = {}
@@ -119,8 +127,11 @@ class ReplayMemory:
         features: Features,
         target: npt.NDArray[Any],
         output: npt.NDArray[np.float32],
+        arrival: npt.NDArray[np.int64] | int = 0,
+        concept: int | None = 0,
     ) -> None:
-        """Put rows into their slots. A slot named twice keeps the later row."""
+        """Put rows into their slots, with their numbers in the stream and their concept (None while it is not known).
+        A slot named twice keeps the later row."""
         if not self.columns:
             self.columns = {n: np.zeros((self.capacity, *v.shape[1:]), v.dtype) for n, v in features.items()}
         if output.shape[1] > self.remembered.shape[1]:
@@ -130,6 +141,8 @@ class ReplayMemory:
         for name, values in features.items():
             self.columns[name][slots] = values
         self.target[slots] = target
+        self.arrival[slots] = arrival
+        self.concept[slots] = UNSETTLED if concept is None else concept
         self.remembered[slots] = np.nan
         self.remembered[slots, : output.shape[1]] = output
 
@@ -153,6 +166,17 @@ class ReplayMemory:
             return slots
         return np.sort(np.random.default_rng((self.seed, _HELD, step)).choice(slots, rows, replace=False))
 
+    def tag_since(self, first_row: int, concept: int | None) -> None:
+        """Rows from `first_row` of the stream on turned out to be of this concept (None while it is not known)."""
+        since = np.flatnonzero(self.arrival[: self.rows] >= first_row)
+        self.concept[since] = UNSETTLED if concept is None else concept
+
+    def usable(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Those of the slots whose labels do not contradict the present ones."""
+        if not self.excluded:
+            return slots
+        return slots[~np.isin(self.concept[slots], list(self.excluded))]
+
     def select(self, slots: npt.NDArray[np.int64]) -> Features:
         return {name: column[slots] for name, column in self.columns.items()}
 
@@ -166,6 +190,7 @@ class ReplayMemory:
     def to_arrow(self) -> pa.Table:
         """All of it as one Arrow table (columns are views of the memory, not copies); `load_arrow` takes it back."""
         stored = {**self.columns, "target": self.target, "remembered": self.remembered}
+        stored |= {"concept": self.concept, "arrival": self.arrival}
         about = {
             "columns": {name: [list(column.shape[1:]), column.dtype.str] for name, column in stored.items()},
             "seen": self.seen,
@@ -191,6 +216,9 @@ class ReplayMemory:
                     held = values.to_numpy(zero_copy_only=False).reshape(table.num_rows, *shape)
                     stored[name][: table.num_rows] = held
             self.target, self.remembered = stored.pop("target"), stored.pop("remembered")
+            # Tables from before concepts were told apart do not have these.
+            self.concept = stored.pop("concept", np.zeros(self.capacity, np.int64))
+            self.arrival = stored.pop("arrival", np.zeros(self.capacity, np.int64))
             self.seen_per_class = {int(label): int(count) for label, count in about["seen_per_class"]}
             self._slots_per_class = {int(label): list(slots) for label, slots in about["slots_per_class"]}
             self._full = {int(label) for label in about["full"]}
