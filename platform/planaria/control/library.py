@@ -102,10 +102,9 @@ class ConceptLibrary:
             del self.entries[self._least_worth(sample)]
 
     def restored(self, concept: int, sample: int) -> None:
-        """The live model is this entry now: the copies are of another concept."""
+        """The live model is this entry now."""
         entry = self.entries[concept]
         self.entries[concept] = replace(entry, used=sample, restored=entry.restored + 1)
-        self.rolling = []
 
     def _least_worth(self, sample: int) -> int:
         """Worth is (1 + times restored) / rows since it was last kept or restored: an entry that came back k times may

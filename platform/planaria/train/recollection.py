@@ -1,4 +1,4 @@
-"""What a run keeps of its own past, equal on every worker: the concept library, and the state before the newest edit."""
+"""What a run keeps of its past, equal on every worker: the concept library, and the state before the newest edit."""
 
 from __future__ import annotations
 
