@@ -6,9 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planaria.blueprint import Blueprint, Edit, GrowHeads, ShrinkHeads, edit_to_dict
+from planaria.blueprint import Blueprint, Edit, GrowHeads, RecycleHead, ShrinkHeads, edit_to_dict
 from planaria.policy import Budget, Heads, Policy
 from planaria.signals import Candidate
+
+DEAD_BELOW = 0.1
+"""Of its layer's mean importance: a mature head below this may be begun anew. Continual backpropagation replaces units
+by their utility in the same way (Dohare et al. 2024, Nature 632); here a head is the unit."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,16 @@ def propose(
 ) -> list[Candidate]:
     """Candidates within the limits at the present loss and price; the first one keeps everything as it is.
 
-    After a shift: ways to treat optimizer and output layer, and growth. Between shifts: growth, and removal of the
-    heads that matter least.
+    After a shift: ways to treat optimizer and output layer, and growth. Between shifts: growth, removal of the heads
+    that matter least, and a fresh start for a head that does not matter at all.
     """
     shifted = trigger.endswith("shift")
     treatments = ["keep", "reset"] if shifted else ["keep"]
     if shifted and loss > _loss_of_ignorance(blueprint):
         treatments.append("temper")
     options: list[tuple[Edit | None, str]] = [(None, treatment) for treatment in treatments]
+    if not shifted:
+        options += [(edit, "keep") for edit in _recycling(blueprint, scores)]
     options += [(edit, "keep") for edit in _growth(blueprint, scores, policy.heads)]
     if not shifted:
         options += [(edit, "keep") for edit in _removal(blueprint, scores, policy.heads)]
@@ -74,6 +80,9 @@ def long_run_gain(edit: Edit | None, blueprint: Blueprint, scores: Scores, doubl
     if edit is None:
         return 0.0
     before, after = sum(blueprint.heads), sum(edit.apply(blueprint).heads)
+    if isinstance(edit, RecycleHead):  # as if the head had not been there, as far as it was not used
+        unused = 1 - min(1.0, _relative(scores.importance[edit.layer])[edit.head])
+        return doubling_gain * math.log2(before / (before - unused))
     gain = doubling_gain * math.log2(after / before)
     if isinstance(edit, ShrinkHeads):
         importance = scores.importance[edit.layer]
@@ -89,6 +98,22 @@ def _growth(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:
     most = heads.max - blueprint.heads[ranked[0]] if ranked else 0
     options: list[Edit] = [GrowHeads(ranked[0], count) for count in (1, 2) if count <= most]
     return options + [GrowHeads(layer, 1) for layer in ranked[1:2]]
+
+
+def _recycling(blueprint: Blueprint, scores: Scores) -> list[Edit]:
+    """The deadest mature head of all, if there is one below DEAD_BELOW. A layer's only head is never dead."""
+    dead: list[tuple[float, int, int]] = []
+    for layer, live in enumerate(blueprint.heads):
+        relative = _relative(scores.importance[layer])
+        heads = [head for head in range(live) if scores.mature[layer][head] and relative[head] < DEAD_BELOW]
+        dead += [(relative[head], layer, head) for head in heads if live > 1]
+    return [RecycleHead(layer, head) for _, layer, head in sorted(dead)[:1]]
+
+
+def _relative(importance: Sequence[float]) -> list[float]:
+    """Each head's importance over its layer's mean."""
+    mean = max(sum(importance) / len(importance), 1e-12)
+    return [one / mean for one in importance]
 
 
 def _removal(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:

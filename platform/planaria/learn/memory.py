@@ -41,7 +41,7 @@ class ReplayMemory:
         self.arrival = np.zeros(self.capacity, np.int64)
         """Number of each slot's row in the stream."""
         self.excluded: frozenset[int] = frozenset()
-        """Concepts whose labels contradict the present ones: see `usable`."""
+        """Concepts whose labels contradict the present ones: their rows are neither drawn nor held."""
         self.rows = 0
         self.seen = 0
         self.seen_per_class: dict[int, int] = {}
@@ -147,35 +147,37 @@ class ReplayMemory:
         self.remembered[slots, : output.shape[1]] = output
 
     def draw(self, rows: int, step: int, purpose: int = 0) -> npt.NDArray[np.int64]:
-        """Slots to replay at this step: without replacement while there are enough."""
-        there = self.rows - self.rows // _HELD_EVERY if self.hold_back else self.rows
-        rows = min(rows, 4 * there)
-        if rows == 0:
-            return np.zeros(0, np.int64)
+        """Slots to replay at this step, none of them of an excluded concept: without replacement while there are
+        enough."""
         generator = np.random.default_rng((self.seed, _REPLAY, purpose, step))
-        if rows <= there:
-            slots = generator.choice(there, rows, replace=False).astype(np.int64)
-        else:
-            slots = generator.integers(0, there, rows)
+        if self.excluded:
+            return _choose(generator, rows, (slots := self._replayed())[self._usable(slots)])
+        there = self.rows - self.rows // _HELD_EVERY if self.hold_back else self.rows
+        slots = _choose(generator, rows, there)
         return slots + slots // (_HELD_EVERY - 1) if self.hold_back else slots
 
     def held(self, rows: int, step: int) -> npt.NDArray[np.int64]:
-        """Slots that are never replayed, at most so many."""
+        """Slots that are never replayed, none of them of an excluded concept, at most so many."""
         slots = np.arange(_HELD_EVERY - 1, self.rows if self.hold_back else 0, _HELD_EVERY)
+        if self.excluded:
+            slots = slots[self._usable(slots)]
         if len(slots) <= rows:
             return slots
         return np.sort(np.random.default_rng((self.seed, _HELD, step)).choice(slots, rows, replace=False))
+
+    def _replayed(self) -> npt.NDArray[np.int64]:
+        """All slots that may ever be replayed."""
+        slots = np.arange(self.rows)
+        return slots[slots % _HELD_EVERY != _HELD_EVERY - 1] if self.hold_back else slots
+
+    def _usable(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of the slots are of no excluded concept."""
+        return ~np.isin(self.concept[slots], list(self.excluded))
 
     def tag_since(self, first_row: int, concept: int | None) -> None:
         """Rows from `first_row` of the stream on turned out to be of this concept (None while it is not known)."""
         since = np.flatnonzero(self.arrival[: self.rows] >= first_row)
         self.concept[since] = UNSETTLED if concept is None else concept
-
-    def usable(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Those of the slots whose labels do not contradict the present ones."""
-        if not self.excluded:
-            return slots
-        return slots[~np.isin(self.concept[slots], list(self.excluded))]
 
     def select(self, slots: npt.NDArray[np.int64]) -> Features:
         return {name: column[slots] for name, column in self.columns.items()}
@@ -225,6 +227,18 @@ class ReplayMemory:
             self.columns, self.rows, self.seen = stored, table.num_rows, int(about["seen"])
         except (KeyError, ValueError, TypeError, pa.ArrowInvalid) as error:
             raise InputError(f"memory: not a usable replay memory ({error}); use an older checkpoint") from None
+
+
+def _choose(generator: np.random.Generator, rows: int, among: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Up to `rows` of the slots (a number: of as many first ones), and of few slots not each more than a few times."""
+    there = among if isinstance(among, int) else len(among)
+    rows = min(rows, 4 * there)
+    if rows == 0:
+        return np.zeros(0, np.int64)
+    if rows <= there:
+        return generator.choice(among, rows, replace=False).astype(np.int64)
+    at = generator.integers(0, there, rows)
+    return at if isinstance(among, int) else among[at]
 
 
 def _to_arrow(column: npt.NDArray[Any]) -> pa.Array:

@@ -199,14 +199,13 @@ class Lifelong:
         """Forward, backward, one collective, one optimizer step."""
         if self.blueprint.numeric:
             self.model.observe(self._tensors({"numeric": rows.select(slice(None))["numeric"]}))
-        drawn = self.memory.draw(round(self.job.policy.learner.replay_ratio * len(rows)), self.step)
-        replay = self.memory.usable(drawn)
+        replay = self.memory.draw(round(self.job.policy.learner.replay_ratio * len(rows)), self.step)
         alone = self.group.size == 1 and self.shards == 1
         parts: list[Tensor] = []
         for shard in own_shards(self.group.rank, self.group.size, self.shards):
             for parameter in self.parameters:
                 parameter.grad = None
-            statistics = self._shard(shard, rows, replay, len(drawn))
+            statistics = self._shard(shard, rows, replay)
             if self.group.rank == 0 and not parts:
                 statistics[-2], statistics[-1] = float(stop), float(report)
             parts.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
@@ -234,10 +233,8 @@ class Lifelong:
             nn.utils.clip_grads_with_norm_(self.parameters, longest, norm, foreach=True)
         return norm
 
-    def _shard(self, shard: int, rows: Rows, replay: npt.NDArray[np.int64], drawn: int) -> Tensor:
-        """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads.
-
-        `drawn` rows were drawn for replay, of which those in `replay` are left: each keeps its weight."""
+    def _shard(self, shard: int, rows: Rows, replay: npt.NDArray[np.int64]) -> Tensor:
+        """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads."""
         low, high = _block(shard, self.shards, len(rows))
         slots = replay[slice(*_block(shard, self.shards, len(replay)))]
         outputs = self.blueprint.outputs
@@ -257,7 +254,7 @@ class Lifelong:
         if len(slots):
             remembered = torch.from_numpy(self.memory.remembered_outputs(slots, outputs)).to(self.device)
             replayed = self.replay_loss(*self._in_loss_units(output[count:], target[count:], remembered), loss[count:])
-            objective = objective + replayed.sum() / drawn
+            objective = objective + replayed.sum() / len(replay)
         objective.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             statistics[low:high] = loss[:count]
@@ -344,8 +341,13 @@ class Lifelong:
             library.roll(Snapshot.of(self.model, self.blueprint, self.controller.births, self.row))
         if shift is not None or monitor.concept != left:
             self.memory.tag_since(self.present_since, monitor.concept)
+        self._exclude()
+
+    def _exclude(self) -> None:
+        """Leave out of replay what contradicts the present, where the library keeps the model that knew it: what is not
+        kept there would be forgotten."""
         if self.job.policy.learner.memory.by_concept:
-            self.memory.excluded = monitor.contradicted
+            self.memory.excluded = self.monitor.contradicted & self.recollection.library.entries.keys()
 
     def _carry_out(self, decision: Decision) -> None:
         chosen = decision.chosen
@@ -398,6 +400,7 @@ class Lifelong:
         suspected = (left, onset) if left is not None and onset is not None else None
         self.recollection.restored(edit.concept, self.row, suspected)
         self.monitor.assume(edit.concept)
+        self._exclude()
         return partial(replace_parameter, self.optimizer), kept.weights
 
     def _surgery_seed(self) -> int:
@@ -425,8 +428,8 @@ class Lifelong:
         first = max(since_row, self.row - RECENT_ROWS, 0)
         rows = self.stream.read(first, self.row - first)
         learned = np.random.default_rng((self.job.seed, self.step, 1)).permutation(np.flatnonzero(~rows.held_out))
-        held = self.memory.usable(self.memory.held(MEMORY_ROWS, self.step))
-        slots = np.concatenate((self.memory.usable(self.memory.draw(MEMORY_ROWS, self.step, purpose=1)), held))
+        held = self.memory.held(MEMORY_ROWS, self.step)
+        slots = np.concatenate((self.memory.draw(MEMORY_ROWS, self.step, purpose=1), held))
         recent = rows.select(learned)
         remembered = self.memory.select(slots) if len(slots) else {n: v[:0] for n, v in recent.items()}
         evidence = Evidence(
@@ -466,7 +469,7 @@ class Lifelong:
         first = max(0, self.row - rows)
         newest = self.stream.read(first, self.row - first)
         at = np.flatnonzero(~newest.held_out)
-        slots = self.memory.usable(self.memory.held(remembered, self.step)) if remembered else at[:0]
+        slots = self.memory.held(remembered, self.step) if remembered else at[:0]
         recent = newest.select(at)
         features = self._tensors(_join(recent, self.memory.select(slots)) if len(slots) else recent)
         target = self._target(np.concatenate((newest.target[at], self.memory.target[slots])))
@@ -560,8 +563,7 @@ class Lifelong:
             self.evaluator.load(about["evaluator"], parts)
             self.recollection.load(about["recollection"], parts[RECOLLECTION_FILE], self.device)
             self.present_since = int(about["present_since"])
-            if self.job.policy.learner.memory.by_concept:
-                self.memory.excluded = self.monitor.contradicted
+            self._exclude()
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"checkpoint: its parts do not fit this job ({error}); resume it with its own job.yaml"
