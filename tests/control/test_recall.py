@@ -73,25 +73,39 @@ def test_library_fit_tells_how_much_better_the_best_entry_is() -> None:
     assert library_fit(scored(candidates()[:1], [trial(2.0)])) == 0
 
 
-def test_entries_are_scored_once_at_the_alarm_and_once_more_at_the_shift() -> None:
+def test_entries_are_scored_from_the_alarm_on_and_once_more_at_the_shift() -> None:
     watch = RecallWatch()
     watch.alarmed(1_000)
     assert not watch.due(1_127, 128) and watch.due(1_128, 128)
-    watch.done(restored=False)
+    assert watch.rows(1_128, 128) == 128
+    watch.done(1_128, restored=False)
     watch.alarmed(1_000)
-    assert not watch.due(1_200, 128)
+    assert not watch.due(1_191, 128) and watch.due(1_192, 128), "the onset may have been guessed too early"
+    assert watch.rows(1_192, 128) == 128, "always the newest rows"
+    watch.done(1_192, restored=False)
     assert not watch.shifted(1_000)
     watch.alarmed(None)
-    assert watch.due(1_300, 128)
-    watch.done(restored=False)
-    assert not watch.due(1_400, 128)
+    assert watch.due(1_200, 128) and watch.rows(1_300, 128) == 256
+    watch.done(1_300, restored=False)
+    assert not watch.due(2_000, 128)
+
+
+def test_while_a_shift_is_only_suspected_an_entry_must_be_better_by_more_errors() -> None:
+    watch = RecallWatch()
+    watch.alarmed(1_000)
+    suspected = watch.least_errors
+    watch.shifted(1_000)
+    better = compared((2.0, 0.0), (9.0, 0.0), (1.4, 2.1))
+    assert 2 < 0.6 / better[2].standard_error < 4
+    assert recalled(better, suspected) is None and recalled(better, watch.least_errors) is not None
 
 
 def test_a_shift_whose_alarm_led_to_a_restore_is_dealt_with() -> None:
     watch = RecallWatch()
     watch.alarmed(1_000)
-    watch.done(restored=True)
+    watch.done(1_128, restored=True)
     watch.alarmed(1_000)
+    assert not watch.due(1_400, 128)
     assert watch.shifted(1_000)
     watch.alarmed(None)
     assert not watch.due(5_000, 128)
@@ -100,10 +114,10 @@ def test_a_shift_whose_alarm_led_to_a_restore_is_dealt_with() -> None:
 def test_an_alarm_that_is_withdrawn_leaves_nothing_behind() -> None:
     watch = RecallWatch()
     watch.alarmed(1_000)
-    watch.done(restored=True)
+    watch.done(1_128, restored=True)
     watch.alarmed(None)
     watch.alarmed(3_000)
     watch.alarmed(None)
-    assert watch == RecallWatch()
+    assert not watch.due(9_000, 128)
     assert not watch.shifted(5_000), "that shift is another one"
     assert RecallWatch(**watch.state()) == watch

@@ -149,7 +149,7 @@ class Controller:
         candidates = propose(trigger, bench.blueprint, scores, self.pulse.loss_fast, self.policy, self.price)
         candidates = candidates[:MOST_CANDIDATES]
         if trigger.endswith("shift"):
-            kept = self._scored_entries(bench, sample - since)
+            kept = self._scored_entries(bench, min(recall.RECALL_ROWS, sample - since))
             candidates += self._best_entry(kept, bench.blueprint, scores)
             observation["library_fit"] = recall.library_fit(kept)
         if self._cooling(sample):
@@ -169,11 +169,11 @@ class Controller:
     def recall(self, step: int, sample: int, bench: Bench) -> Decision | None:
         """Score what is kept of earlier concepts on the newest rows, and restore an entry that is clearly better; None
         where none is: the normal decision follows."""
-        began, onset = bench.seconds(), self.recall_watch.onset
-        assert onset is not None
-        candidates = self._scored_entries(bench, sample - onset)
-        chosen = recall.recalled(candidates)
-        self.recall_watch.done(restored=chosen is not None)
+        began, watch = bench.seconds(), self.recall_watch
+        rows = watch.rows(sample, self.policy.controller.recall_samples)
+        candidates = self._scored_entries(bench, rows)
+        chosen = recall.recalled(candidates, watch.least_errors)
+        watch.done(sample, restored=chosen is not None)
         if chosen is None:
             return None
         self.pending = None
@@ -181,7 +181,7 @@ class Controller:
         self.decisions += 1
         self.next_thrift_sample = sample + self.policy.controller.thrift_every_samples
         observation = {**self.pulse.observation(), "library_fit": recall.library_fit(candidates)}
-        why = f"{chosen.name}: " + recall.in_words(candidates[0], chosen, min(recall.RECALL_ROWS, sample - onset))
+        why = f"{chosen.name}: " + recall.in_words(candidates[0], chosen, rows)
         seconds = bench.seconds() - began
         return Decision(step, sample, "recurring shift", chosen, tuple(candidates), why, observation, seconds)
 
@@ -207,7 +207,7 @@ class Controller:
         if len(candidates) == 1:
             return candidates
         concepts = [candidate.edit["concept"] for candidate in candidates if candidate.edit is not None]
-        trials = bench.hindsight(concepts, min(rows, recall.RECALL_ROWS))
+        trials = bench.hindsight(concepts, rows)
         self.passes_spent += sum(len(trial.recent_R) for trial in trials)
         return recall.scored(candidates, trials)
 

@@ -20,11 +20,13 @@ from planaria.signals import Candidate
 RECALL = "recall"
 """What `due` answers when entries are to be scored; it leads to a decision only where one is restored."""
 RECALL_ROWS = 512
-"""Newest rows that entries are scored on, at most."""
+"""Newest rows that entries are scored on for a normal decision, at most."""
 LEAST_GAIN = 0.1
 """Of the live model's loss: an entry must lose less by more than this."""
 LEAST_ERRORS = 2.0
 """And by this many standard errors of the paired difference."""
+LEAST_ERRORS_AT_ALARM = 4.0
+"""The same while the shift is only suspected: an alarm may be chance, and is looked at several times."""
 
 Price = Callable[[Blueprint], float]
 """Nats per row that a blueprint costs."""
@@ -32,13 +34,19 @@ Price = Callable[[Blueprint], float]
 
 @dataclass
 class RecallWatch:
-    """When entries are to be scored: at an alarm, as soon as there are rows to score on, and once more when the alarm
-    has turned out to be a shift."""
+    """When entries are to be scored, and on which rows.
+
+    From an alarm on again and again, always on the newest rows: a channel's estimate of the onset may lie hundreds of
+    rows too early, and the first rows would then still be of the old concept. Once more, on more rows, when the alarm
+    has turned out to be a shift.
+    """
 
     onset: int | None = None
     """First row of the change for which entries are to be scored; None where none are."""
     confirmed: bool = False
     """A shift was reported for it."""
+    tried: int = 0
+    """Rows seen when entries were last scored."""
     alarm: int | None = None
     """Onset of the alarm that is being looked into."""
     restored: bool = False
@@ -56,16 +64,29 @@ class RecallWatch:
         """A shift was reported; returns whether an entry has been restored for it already."""
         dealt_with = self.restored
         self.onset, self.confirmed = (None, False) if dealt_with else (onset, True)
-        self.alarm, self.restored = None, False
+        self.alarm, self.restored, self.tried = None, False, 0
         return dealt_with
 
     def due(self, sample: int, wait_rows: int) -> bool:
-        return self.onset is not None and sample - self.onset >= wait_rows
+        """Whether entries are to be scored now: `wait_rows` after the onset, and every half of that from then on."""
+        if self.onset is None or sample - self.onset < wait_rows:
+            return False
+        return sample - self.tried >= wait_rows // 2
 
-    def done(self, restored: bool) -> None:
+    def rows(self, sample: int, wait_rows: int) -> int:
+        """On how many of the newest rows."""
+        assert self.onset is not None
+        return min(sample - self.onset, 2 * wait_rows if self.confirmed else wait_rows)
+
+    @property
+    def least_errors(self) -> float:
+        return LEAST_ERRORS if self.confirmed else LEAST_ERRORS_AT_ALARM
+
+    def done(self, sample: int, restored: bool) -> None:
         """Entries were scored, and one of them perhaps restored."""
-        self.onset, self.confirmed = None, False
-        self.restored = restored and self.alarm is not None
+        self.tried, self.restored = sample, restored and self.alarm is not None
+        if restored or self.confirmed:
+            self.onset, self.confirmed = None, False
 
     def state(self) -> dict[str, Any]:
         return asdict(self)
@@ -119,13 +140,13 @@ def best_kept(candidates: Sequence[Candidate]) -> Candidate | None:
     return max(candidates[1:], key=lambda candidate: candidate.value, default=None)
 
 
-def recalled(candidates: Sequence[Candidate]) -> Candidate | None:
+def recalled(candidates: Sequence[Candidate], least_errors: float = LEAST_ERRORS) -> Candidate | None:
     """The entry that is to be restored at once, if one is clearly better than the live model."""
     keep, best = candidates[0], best_kept(candidates)
     if best is None or best.value <= 0:
         return None
     gain = keep.loss_recent - best.loss_recent
-    clear = gain > LEAST_GAIN * keep.loss_recent and gain > LEAST_ERRORS * best.standard_error
+    clear = gain > LEAST_GAIN * keep.loss_recent and gain > least_errors * best.standard_error
     return best if clear else None
 
 
