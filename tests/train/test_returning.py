@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from planaria.job import Job
-from planaria.learn import optimizer_tensors
+from planaria.learn import DOUBTFUL, optimizer_tensors
 from planaria.signals import Candidate, Decision
 from planaria.stream import open_stream
 from planaria.train import workbench
@@ -97,7 +97,7 @@ def test_a_concept_that_returns_is_restored_and_is_as_good_as_it_was(whole: tupl
     for row, change in zip(restored, (2 * PHASE, 3 * PHASE), strict=True):
         assert change < row["sample"] <= change + 300
     former = right[PHASE - 500 : PHASE].mean()
-    assert right[2 * PHASE + 300 : 2 * PHASE + 800].mean() > 0.95 * former > 0.6
+    assert right[2 * PHASE + 300 : 2 * PHASE + 800].mean() > 0.9 * former > 0.6
     assert run.summary("done")["restores"] == 2
 
 
@@ -106,8 +106,8 @@ def test_a_restore_is_a_decision_like_any_other(whole: tuple[Lifelong, Any]) -> 
     rows = [row for row in run.account.records.rows("decisions") if row["chosen"].startswith("restore")]
     assert [row["trigger"] for row in rows] == ["recurring shift"] * 2
     for row in rows:
-        candidates = json.loads(row["candidates"])
-        assert candidates[0]["name"] == "keep" and candidates[0]["loss_recent"] > candidates[1]["loss_recent"]
+        losses = {one["name"]: one["loss_recent"] for one in json.loads(row["candidates"])}
+        assert 0.9 * losses["keep"] > losses[row["chosen"]] == min(losses.values())
         assert json.loads(row["observation"])["library_fit"] < -0.1
     shifts = run.account.records.rows("shifts")
     decided = [row for row in run.account.records.rows("decisions") if row["trigger"].endswith("shift")]
@@ -116,9 +116,9 @@ def test_a_restore_is_a_decision_like_any_other(whole: tuple[Lifelong, Any]) -> 
 
 def test_contradicting_rows_are_told_apart(whole: tuple[Lifelong, Any]) -> None:
     run, _ = whole
-    assert run.memory.excluded == {0}
-    arrived = run.memory.arrival // PHASE % 2
-    assert (run.memory.concept == arrived).mean() > 0.95
+    assert run.memory.excluded == {0, DOUBTFUL}
+    arrived, known = run.memory.arrival // PHASE % 2, run.memory.concept != DOUBTFUL
+    assert (run.memory.concept == arrived)[known].mean() > 0.98 and known.mean() > 0.9
 
 
 def parts(run: Lifelong) -> dict[str, Any]:

@@ -96,6 +96,11 @@ class ShiftMonitor:
         return None if self._alarm is None else max(self._alarm.onset_sample, self._settle_from)
 
     @property
+    def surely_since(self) -> int:
+        """After a shift: the row of its alarm, from which on all rows are of the new concept, or on their way to it."""
+        return self._settle_from
+
+    @property
     def contradicted(self) -> frozenset[int]:
         """Earlier concepts that have other labels for the inputs of the present one."""
         return self._contradicted

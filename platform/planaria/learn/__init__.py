@@ -1,7 +1,7 @@
 """What is learned from a step: replay memory, continual-learning losses, optimizers."""
 
 from planaria.learn.losses import ReplayLoss, build_replay_loss, row_error, row_loss
-from planaria.learn.memory import ReplayMemory
+from planaria.learn.memory import DOUBTFUL, ReplayMemory
 from planaria.learn.optimizers import (
     build_optimizer,
     load_optimizer_tensors,
@@ -12,6 +12,7 @@ from planaria.learn.optimizers import (
 )
 
 __all__ = [
+    "DOUBTFUL",
     "ReplayLoss",
     "ReplayMemory",
     "build_optimizer",

@@ -21,6 +21,8 @@ _HELD_EVERY = 8
 """One slot in so many is held back from replay, where rows are held back at all."""
 UNSETTLED = -1
 """Concept of rows that came since the last shift, until it is known which concept that led to."""
+DOUBTFUL = -2
+"""Concept of rows that came between the estimated onset of a shift and its alarm: they may be of either side."""
 
 
 class ReplayMemory:
@@ -37,7 +39,7 @@ class ReplayMemory:
         self.target = np.zeros(self.capacity, np.int64 if task == "classification" else np.float32)
         self.remembered = np.full((self.capacity, 1), np.nan, np.float32)
         self.concept = np.zeros(self.capacity, np.int64)
-        """Of each slot's row: the detector's number of the concept that it came from, or UNSETTLED."""
+        """Of each slot's row: the detector's number of the concept that it came from, UNSETTLED or DOUBTFUL."""
         self.arrival = np.zeros(self.capacity, np.int64)
         """Number of each slot's row in the stream."""
         self.excluded: frozenset[int] = frozenset()

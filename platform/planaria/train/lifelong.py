@@ -35,6 +35,7 @@ from planaria.detect import ShiftMonitor, Sketch
 from planaria.errors import InputError, RunError
 from planaria.job import Job
 from planaria.learn import (
+    DOUBTFUL,
     ReplayMemory,
     build_optimizer,
     build_replay_loss,
@@ -86,7 +87,7 @@ class Lifelong:
         self.controller = Controller(policy, job.model.layers, job.seed)
         self.recollection = Recollection(policy.controller.library if policy.controller.kind != "none" else 0)
         self.present_since = 0
-        """First row of the present concept, as far as the monitor can tell."""
+        """First row that is surely of the present concept."""
         self.evaluator = Evaluator(job.evaluation, stream, self.task, job.seed)
         self.account = Account(job, stream, self.evaluator)
         self.model: ElasticTransformer
@@ -334,7 +335,8 @@ class Lifelong:
         """Keep what the model knew of a concept that the stream has left; tag remembered rows with their concept."""
         library, monitor = self.recollection.library, self.monitor
         if shift is not None:
-            self.present_since = shift.onset_sample
+            self.present_since = monitor.surely_since
+            self.memory.tag_since(shift.onset_sample, DOUBTFUL)
             if left is not None:
                 library.leave(left, shift.onset_sample, self.row)
         elif monitor.alarm_onset is None and library.due(self.row):
@@ -347,7 +349,8 @@ class Lifelong:
         """Leave out of replay what contradicts the present, where the library keeps the model that knew it: what is not
         kept there would be forgotten."""
         if self.job.policy.learner.memory.by_concept:
-            self.memory.excluded = self.monitor.contradicted & self.recollection.library.entries.keys()
+            contradicting = self.monitor.contradicted & self.recollection.library.entries.keys()
+            self.memory.excluded = contradicting | {DOUBTFUL} if contradicting else contradicting
 
     def _carry_out(self, decision: Decision) -> None:
         chosen = decision.chosen
