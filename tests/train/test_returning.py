@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,26 @@ def test_a_run_cut_around_a_change_and_resumed_is_bit_identical(
     second.load_state(first.state())
     live(second)
     assert parts(second) == parts(whole[0])
+
+
+@pytest.mark.slow
+def test_two_workers_restore_the_same_as_one_and_end_with_equal_bits(table: Path, tmp_path: Path) -> None:
+    asked, rows = job(table), 2 * PHASE + 320
+    asked = asked.model_copy(update={"scale": asked.scale.model_copy(update={"shards": 2})})
+    (tmp_path / "job.json").write_text(asked.model_dump_json())
+    script = str(Path(__file__).with_name("returning_member.py"))
+
+    def answers(size: int) -> list[Any]:
+        call = [str(size), str(tmp_path / f"meeting-{size}"), str(tmp_path / "job.json"), str(rows)]
+        members = [
+            subprocess.Popen([sys.executable, script, str(rank), *call], stdout=subprocess.PIPE, text=True)
+            for rank in range(size)
+        ]
+        return [json.loads(member.communicate(timeout=240)[0].splitlines()[-1]) for member in members]
+
+    (alone,), both = answers(1), answers(2)
+    assert both == [alone, alone]
+    assert any("restore" in (edit or "") for edit in alone[1])
 
 
 def test_without_a_library_nothing_is_kept_restored_or_left_out(table: Path) -> None:
