@@ -50,6 +50,18 @@ def test_value_is_the_paired_gain_and_the_price_of_the_heads_that_are_saved() ->
     assert large.standard_error == pytest.approx(NOISE.std(ddof=1) / 128**0.5, rel=1e-4)
 
 
+def test_what_was_learned_since_counts_where_it_does_not_contradict() -> None:
+    """A model of old that knows the present rows better, but not what came in between, is not put back."""
+    recent, nan = np.ones(128, np.float32), np.nan
+    live = Trial(2 * recent, np.array([1, 1, 1, 1], np.float32))
+    forgetful = Trial(recent, np.array([1, 1, 4, 4], np.float32))
+    contradicted = Trial(recent, np.array([1, 1, nan, nan], np.float32))
+    found = scored(candidates(), [live, forgetful, contradicted], memory_weight=1.0)
+    assert found[1].value == pytest.approx(1 - 1.5 + 0.01) and found[1].loss_memory == 2.5
+    assert found[2].value == pytest.approx(1.0) and found[2].loss_memory == 1.0
+    assert recalled(found[:2]) is None and recalled(found) is found[2]
+
+
 @pytest.mark.parametrize(
     ("live", "entry", "restored"),
     [

@@ -53,7 +53,8 @@ class Bench(Protocol):
 
     def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
         """What the live model, and after it each kept state, loses on the newest `rows` rows and on up to `remembered`
-        rows that were never replayed. Forward only, spread over the workers; equal on all of them."""
+        rows that were never replayed: NaN for those whose labels contradict the concept. Forward only, spread over the
+        workers; equal on all of them."""
 
     def seconds(self) -> float:
         """A clock, for the record alone."""
@@ -207,9 +208,9 @@ class Controller:
         if len(candidates) == 1:
             return candidates
         concepts = [candidate.edit["concept"] for candidate in candidates if candidate.edit is not None]
-        trials = bench.hindsight(concepts, rows)
-        self.passes_spent += sum(len(trial.recent_R) for trial in trials)
-        return recall.scored(candidates, trials)
+        trials = bench.hindsight(concepts, rows, remembered=USUAL_MEMORY)
+        self.passes_spent += sum(len(trial.recent_R) + len(trial.memory_M) for trial in trials)
+        return recall.scored(candidates, trials, self.policy.controller.memory_weight)
 
     def _best_entry(self, kept: Sequence[Candidate], blueprint: Blueprint, scores: Scores) -> list[Candidate]:
         best = recall.best_kept(kept)

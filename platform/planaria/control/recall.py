@@ -114,20 +114,23 @@ def within(
 def scored(candidates: Sequence[Candidate], trials: Sequence[Trial], memory_weight: float = 0.0) -> list[Candidate]:
     """Fill in losses, value and standard error from forward passes alone; the first one keeps the live model.
 
-    value = gain in loss over the live model, paired (memory weighted) - the extra price of the heads.
+    value = gain in loss over the live model, paired (memory weighted) - the extra price of the heads. A loss of NaN
+    says that the remembered row does not count for that candidate.
     """
     keep, kept = candidates[0], trials[0]
-    weight = memory_weight if len(kept.memory_M) else 0.0
     filled = []
     for candidate, trial in zip(candidates, trials, strict=True):
         gain_R, gain_M = kept.recent_R - trial.recent_R, kept.memory_M - trial.memory_M
+        gain_M = gain_M[~np.isnan(gain_M)]
+        remembered_M = trial.memory_M[~np.isnan(trial.memory_M)]
+        weight = memory_weight if len(gain_M) else 0.0
         gain = _mean(gain_R) + (weight * _mean(gain_M) if weight else 0.0)
         variance = _variance_of_mean(gain_R) + (weight**2 * _variance_of_mean(gain_M) if weight else 0.0)
         filled.append(
             replace(
                 candidate,
                 loss_recent=_mean(trial.recent_R),
-                loss_memory=_mean(trial.memory_M) if len(trial.memory_M) else math.nan,
+                loss_memory=_mean(remembered_M) if len(remembered_M) else math.nan,
                 value=gain - (candidate.price - keep.price),
                 standard_error=math.sqrt(variance),
             )
@@ -143,7 +146,7 @@ def best_kept(candidates: Sequence[Candidate]) -> Candidate | None:
 def recalled(candidates: Sequence[Candidate], least_errors: float = LEAST_ERRORS) -> Candidate | None:
     """The entry that is to be restored at once, if one is clearly better than the live model."""
     keep, best = candidates[0], best_kept(candidates)
-    if best is None or best.value <= 0:
+    if best is None or best.value <= 0:  # what was learned since, and would be lost, counts as well
         return None
     gain = keep.loss_recent - best.loss_recent
     clear = gain > LEAST_GAIN * keep.loss_recent and gain > least_errors * best.standard_error

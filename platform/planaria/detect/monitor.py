@@ -105,10 +105,13 @@ class ShiftMonitor:
         """Earlier concepts that have other labels for the inputs of the present one."""
         return self._contradicted
 
+    def contradicted_by(self, concept: int) -> frozenset[int]:
+        """What `contradicted` is while the stream is in that concept; nothing of one that is no longer known."""
+        return self._contradicted_by(self._library[concept], concept) if concept in self._library else frozenset()
+
     def assume(self, concept: int) -> None:
         """The model was restored to what it knew of a concept: until more is known, what that contradicts holds."""
-        if concept in self._library:
-            self._contradicted = self._contradicted_by(self._library[concept], besides=concept)
+        self._contradicted = self.contradicted_by(concept)
 
     def update(self, report: StepReport) -> Shift | None:
         """The shift that became known with this step's rows, if any."""

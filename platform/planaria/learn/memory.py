@@ -158,10 +158,10 @@ class ReplayMemory:
         slots = _choose(generator, rows, there)
         return slots + slots // (_HELD_EVERY - 1) if self.hold_back else slots
 
-    def held(self, rows: int, step: int) -> npt.NDArray[np.int64]:
-        """Slots that are never replayed, none of them of an excluded concept, at most so many."""
+    def held(self, rows: int, step: int, *, excluded: bool = False) -> npt.NDArray[np.int64]:
+        """Slots that are never replayed, at most so many; those of excluded concepts only where asked for."""
         slots = np.arange(_HELD_EVERY - 1, self.rows if self.hold_back else 0, _HELD_EVERY)
-        if self.excluded:
+        if self.excluded and not excluded:
             slots = slots[self._usable(slots)]
         if len(slots) <= rows:
             return slots

@@ -346,11 +346,20 @@ class Lifelong:
         self._exclude()
 
     def _exclude(self) -> None:
-        """Leave out of replay what contradicts the present, where the library keeps the model that knew it: what is not
+        self.memory.excluded = self._excluded(self.monitor.contradicted)
+
+    def _excluded_in(self, concept: int) -> frozenset[int]:
+        """What would be left out of replay in that concept, or now."""
+        monitor = self.monitor
+        return self._excluded(monitor.contradicted if concept == BEFORE_EDIT else monitor.contradicted_by(concept))
+
+    def _excluded(self, contradicted: frozenset[int]) -> frozenset[int]:
+        """Contradicting concepts are left out of replay where the library keeps the model that knew them: what is not
         kept there would be forgotten."""
-        if self.job.policy.learner.memory.by_concept:
-            contradicting = self.monitor.contradicted & self.recollection.library.entries.keys()
-            self.memory.excluded = contradicting | {DOUBTFUL} if contradicting else contradicting
+        if not self.job.policy.learner.memory.by_concept:
+            return frozenset()
+        contradicting = contradicted & self.recollection.library.entries.keys()
+        return contradicting | {DOUBTFUL} if contradicting else contradicting
 
     def _carry_out(self, decision: Decision) -> None:
         chosen = decision.chosen
@@ -472,7 +481,7 @@ class Lifelong:
         first = max(0, self.row - rows)
         newest = self.stream.read(first, self.row - first)
         at = np.flatnonzero(~newest.held_out)
-        slots = self.memory.held(remembered, self.step) if remembered else at[:0]
+        slots = self.memory.held(remembered, self.step, excluded=True)
         recent = newest.select(at)
         features = self._tensors(_join(recent, self.memory.select(slots)) if len(slots) else recent)
         target = self._target(np.concatenate((newest.target[at], self.memory.target[slots])))
@@ -481,6 +490,9 @@ class Lifelong:
             model = self.model if number == 0 else self._as_kept(concepts[number - 1])
             with torch.no_grad():
                 loss = self._row_loss(model, features, target).float().cpu().numpy()
+            if number:
+                excluded = self._excluded_in(concepts[number - 1])
+                loss[len(at) :][np.isin(self.memory.concept[slots], list(excluded))] = np.nan
             return Trial(loss[: len(at)], loss[len(at) :])
 
         return self.group.spread(1 + len(concepts), lost)
