@@ -152,6 +152,7 @@ class Controller:
         if trigger.endswith("shift"):
             kept = self._scored_entries(bench, min(recall.RECALL_ROWS, sample - since))
             candidates += self._best_entry(kept, bench.blueprint, scores)
+            self.passes_spent += len(kept) * min(recall.RECALL_ROWS, sample - since) if len(kept) > 1 else 0
             observation["library_fit"] = recall.library_fit(kept)
         if self._cooling(sample):
             candidates = [c for c in candidates if c.edit is None]
@@ -169,11 +170,17 @@ class Controller:
 
     def recall(self, step: int, sample: int, bench: Bench) -> Decision | None:
         """Score what is kept of earlier concepts on the newest rows, and restore an entry that is clearly better; None
-        where none is: the normal decision follows."""
+        where none is: the normal decision follows. Not charged to the decision budget: its cost is bounded by the size
+        of the library, and a shift must not wait longer for its decision because there is one."""
         began, watch = bench.seconds(), self.recall_watch
         rows = watch.rows(sample, self.policy.controller.recall_samples)
         candidates = self._scored_entries(bench, rows)
         chosen = recall.recalled(candidates, watch.least_errors)
+        if chosen is not None and chosen.edit is not None:  # only now, as few get here: what would be forgotten
+            trials = bench.hindsight([chosen.edit["concept"]], rows, remembered=USUAL_MEMORY)
+            weighed = recall.scored([candidates[0], chosen], trials, self.policy.controller.memory_weight)
+            candidates = [weighed[1] if candidate is chosen else candidate for candidate in candidates]
+            candidates[0], chosen = weighed[0], recall.recalled(weighed, watch.least_errors)
         watch.done(sample, restored=chosen is not None)
         if chosen is None:
             return None
@@ -208,9 +215,7 @@ class Controller:
         if len(candidates) == 1:
             return candidates
         concepts = [candidate.edit["concept"] for candidate in candidates if candidate.edit is not None]
-        trials = bench.hindsight(concepts, rows, remembered=USUAL_MEMORY)
-        self.passes_spent += sum(len(trial.recent_R) + len(trial.memory_M) for trial in trials)
-        return recall.scored(candidates, trials, self.policy.controller.memory_weight)
+        return recall.scored(candidates, bench.hindsight(concepts, rows))
 
     def _best_entry(self, kept: Sequence[Candidate], blueprint: Blueprint, scores: Scores) -> list[Candidate]:
         best = recall.best_kept(kept)
