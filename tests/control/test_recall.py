@@ -60,6 +60,7 @@ def test_what_was_learned_since_counts_where_it_does_not_contradict() -> None:
     assert found[1].value == pytest.approx(1 - 1.5 + 0.01) and found[1].loss_memory == 2.5
     assert found[2].value == pytest.approx(1.0) and found[2].loss_memory == 1.0
     assert recalled(found[:2]) is None and recalled(found) is found[2]
+    assert recalled(scored(candidates(), [live, forgetful, contradicted])) is not None, "where memory does not count"
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ class Controller:
             trials = bench.hindsight([chosen.edit["concept"]], rows, remembered=USUAL_MEMORY)
             weighed = recall.scored([candidates[0], chosen], trials, self.policy.controller.memory_weight)
             candidates = [weighed[1] if candidate is chosen else candidate for candidate in candidates]
-            candidates[0], chosen = weighed[0], recall.recalled(weighed, watch.least_errors)
+            candidates[0], chosen = weighed[0], weighed[1] if weighed[1].value > 0 else None
         watch.done(sample, restored=chosen is not None)
         if chosen is None:
             return None

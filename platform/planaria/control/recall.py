@@ -146,7 +146,7 @@ def best_kept(candidates: Sequence[Candidate]) -> Candidate | None:
 def recalled(candidates: Sequence[Candidate], least_errors: float = LEAST_ERRORS) -> Candidate | None:
     """The entry that is to be restored at once, if one is clearly better than the live model."""
     keep, best = candidates[0], best_kept(candidates)
-    if best is None or best.value <= 0:  # what was learned since, and would be lost, counts as well
+    if best is None or best.value <= 0:
         return None
     gain = keep.loss_recent - best.loss_recent
     clear = gain > LEAST_GAIN * keep.loss_recent and gain > least_errors * best.standard_error
