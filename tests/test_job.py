@@ -71,7 +71,7 @@ MISTAKES = [
     ),
     (
         STREAM + "policy: {learner: {memory: {zzz: 1}}}",
-        "policy.learner.memory.zzz: unknown key; known here: kind, rows",
+        "policy.learner.memory.zzz: unknown key; known here: kind, rows, by_concept",
     ),
     (
         "stream: {path: x}",
@@ -90,7 +90,7 @@ MISTAKES = [
     ),
     (
         STREAM + "policy: {learner: {memory: 3}}",
-        "policy.learner.memory: 3 is not allowed; give keys under it: kind, rows",
+        "policy.learner.memory: 3 is not allowed; give keys under it: kind, rows, by_concept",
     ),
     (
         STREAM + "scale: {workers: two}",

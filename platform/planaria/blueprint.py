@@ -188,8 +188,52 @@ class GrowOutputs:
         return f"know {self.outputs} labels"
 
 
-EDITS: dict[str, type[GrowHeads] | type[ShrinkHeads] | type[GrowOutputs]] = {
-    kind.kind: kind for kind in (GrowHeads, ShrinkHeads, GrowOutputs)
+BEFORE_EDIT = -1
+"""In place of a concept's number: the state before the newest edit."""
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Put back the weights that were kept of a concept, and with them its heads; labels that came since stay known."""
+
+    kind: ClassVar[str] = "restore"
+    concept: int
+    """The detector's number, or BEFORE_EDIT."""
+    heads: tuple[int, ...]
+    """Of each layer, as they were kept."""
+
+    def apply(self, blueprint: Blueprint) -> Blueprint:
+        if len(self.heads) != blueprint.layers or min(self.heads) < 1:
+            raise ValueError(f"cannot restore heads {list(self.heads)} into {blueprint.layers} layers")
+        return replace(blueprint, heads=self.heads)
+
+    def describe(self) -> str:
+        return "undo the last edit" if self.concept == BEFORE_EDIT else f"restore concept {self.concept}"
+
+
+@dataclass(frozen=True)
+class RecycleHead:
+    """Begin a head anew that its layer does not use: the shapes stay, the head's weights are drawn afresh."""
+
+    kind: ClassVar[str] = "recycle_head"
+    layer: int
+    head: int
+
+    def apply(self, blueprint: Blueprint) -> Blueprint:
+        _check_layer(self.layer, blueprint)
+        live = blueprint.heads[self.layer]
+        if not 0 <= self.head < live:
+            raise ValueError(f"cannot recycle head {self.head} of layer {self.layer}, which has {live}")
+        if live < 2:
+            raise ValueError(f"cannot recycle the only head of layer {self.layer}")
+        return blueprint
+
+    def describe(self) -> str:
+        return f"recycle head {self.head} of layer {self.layer}"
+
+
+EDITS: dict[str, type[GrowHeads | ShrinkHeads | GrowOutputs | Restore | RecycleHead]] = {
+    kind.kind: kind for kind in (GrowHeads, ShrinkHeads, GrowOutputs, Restore, RecycleHead)
 }
 
 

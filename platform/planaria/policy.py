@@ -115,6 +115,10 @@ class Controller(Settings):
     """Between shifts: how often the controller looks for heads that can go."""
     wait_samples: int = Field(768, ge=64)
     """Rows of the new distribution to gather between a shift and its decision."""
+    library: int = Field(8, ge=0)
+    """Concepts whose model is kept, to be restored when they return; 0 keeps none."""
+    recall_samples: int = Field(128, ge=32)
+    """Rows of the new distribution on which kept models are scored after an alarm."""
     inner_steps: int = Field(6, ge=1)
     """Steps for which each candidate is adapted."""
     inner_rows: int = Field(24, ge=8)
@@ -140,6 +144,8 @@ class Memory(Settings):
     """Which rows are kept: a fair sample of all, or equally many of each class."""
     rows: int = Field(2_000, ge=0)
     """How many are kept; 0 is no memory."""
+    by_concept: bool = True
+    """Where the present labels contradict those of an earlier concept, its rows are not replayed while that lasts."""
 
 
 class Learner(Settings):

@@ -179,7 +179,7 @@ class Decision:
     step: int
     sample: int
     trigger: str
-    """"abrupt shift", "gradual shift", "recurring shift", "thrift" or "new label"."""
+    """"abrupt shift", "gradual shift", "recurring shift", "thrift", "rollback" or "new label"."""
     chosen: Candidate
     candidates: tuple[Candidate, ...]
     why: str

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from planaria.blueprint import Blueprint, GrowHeads, ShrinkHeads, edit_from_dict
+from planaria.blueprint import Blueprint, GrowHeads, RecycleHead, ShrinkHeads, edit_from_dict
 from planaria.control.decide import choose
 from planaria.control.propose import Scores, long_run_gain, price_of, propose
 from planaria.policy import Budget, Heads, Policy
@@ -112,3 +112,28 @@ def test_a_dead_head_is_expected_to_be_missed_by_nobody() -> None:
         ShrinkHeads(1, (0,)), BLUEPRINT, SCORES, 0.06
     )
     assert -0.002 < long_run_gain(ShrinkHeads(1, (2,)), BLUEPRINT, SCORES, 0.06) < 0
+
+
+DEAD = Scores(importance=[[0.5, 0.1], [0.3, 0.2, 0.01]], growth=[0.5, 2.0], mature=[[True] * 2, [True] * 3])
+
+
+def test_a_mature_head_that_does_nothing_may_be_recycled_between_shifts() -> None:
+    def recycled(trigger: str, scores: Scores) -> list[object]:
+        found = propose(trigger, BLUEPRINT, scores, 1.0, POLICY, 0.1)
+        return [c.edit for c in found if c.edit is not None and c.edit["kind"] == "recycle_head"]
+
+    assert recycled("thrift", DEAD) == [{"kind": "recycle_head", "layer": 1, "head": 2}]
+    assert recycled("thrift", SCORES) == [], "not while it is young"
+    assert recycled("abrupt shift", DEAD) == []
+    used = replace(DEAD, importance=[[0.5, 0.1], [0.3, 0.2, 0.02]])
+    assert recycled("thrift", used) == [], "a tenth of the mean is where dead begins"
+
+
+def test_recycling_is_among_the_candidates_that_are_tried_and_costs_no_capacity() -> None:
+    keep, recycle, *others = propose("thrift", BLUEPRINT, DEAD, 1.0, POLICY, 0.1)
+    assert recycle.price == keep.price and recycle.heads == keep.heads and len(others) <= 5
+    assert (
+        0
+        < long_run_gain(RecycleHead(1, 2), BLUEPRINT, DEAD, 0.06)
+        < long_run_gain(GrowHeads(1, 1), replace(BLUEPRINT, heads=(2, 2)), DEAD, 0.06)
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import numpy as np
@@ -135,3 +136,66 @@ def test_rows_held_back_are_never_replayed() -> None:
     assert np.array_equal(np.union1d(held, replayed), np.arange(100)), "and all the others are"
     assert len(memory.held(5, step=1)) == 5 and np.isin(memory.held(5, step=1), held).all()
     assert not _memory().held(5, step=1).size
+
+
+def _of_two_concepts(hold_back: bool = True) -> ReplayMemory:
+    """Rows 0 to 299 are of concept 0, rows 300 to 599 of concept 1."""
+    memory = _memory(rows=200, hold_back=hold_back)
+    for concept in (0, 1):
+        for low in range(300 * concept, 300 * concept + 300, 50):
+            chosen = memory.choose(low, np.zeros(50, np.int64), np.ones(50, bool))
+            at, slots = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
+            features = {"numeric": (low + at)[:, None].astype(np.float32)}
+            memory.store(
+                slots, features, np.zeros(len(at), np.int64), np.zeros((len(at), 2), np.float32), low + at, concept
+            )
+    return memory
+
+
+def test_rows_know_their_concept_and_their_place_in_the_stream() -> None:
+    memory = _of_two_concepts()
+    assert np.array_equal(memory.arrival, memory.columns["numeric"][:, 0].astype(np.int64))
+    assert np.array_equal(memory.concept, memory.arrival // 300)
+
+
+def test_rows_of_excluded_concepts_are_neither_drawn_nor_held() -> None:
+    memory = _of_two_concepts()
+    memory.excluded = frozenset({0})
+    drawn = np.concatenate([memory.draw(20, step) for step in range(200)])
+    held = memory.held(1_000, step=0)
+    assert (memory.concept[drawn] == 1).all() and (memory.concept[held] == 1).all() and len(held)
+    assert not np.intersect1d(drawn, held).size
+    allowed = np.setdiff1d(np.flatnonzero(memory.concept == 1), held)
+    assert np.array_equal(np.unique(drawn), allowed), "and all the others are"
+    memory.excluded = frozenset({0, 1})
+    assert not len(memory.draw(20, 0)) and not len(memory.held(20, 0))
+
+
+@pytest.mark.parametrize("hold_back", [True, False])
+@pytest.mark.parametrize("rows", [20, 150, 500])
+def test_excluding_what_is_not_there_changes_no_draw(hold_back: bool, rows: int) -> None:
+    memory, again = _of_two_concepts(hold_back), _of_two_concepts(hold_back)
+    again.excluded = frozenset({7})
+    assert np.array_equal(memory.draw(rows, 3), again.draw(rows, 3))
+    assert np.array_equal(memory.held(rows, 3), again.held(rows, 3))
+
+
+def test_rows_are_tagged_anew_when_it_is_known_where_they_belong() -> None:
+    memory = _of_two_concepts()
+    memory.tag_since(450, None)
+    assert np.array_equal(memory.concept == -1, memory.arrival >= 450)
+    memory.tag_since(450, 5)
+    assert np.array_equal(memory.concept == 5, memory.arrival >= 450)
+
+
+def test_concepts_survive_being_saved_and_older_tables_load_as_concept_0() -> None:
+    memory, again, old = _of_two_concepts(), _memory(rows=200), _memory(rows=200)
+    again.load_arrow(memory.to_arrow())
+    assert np.array_equal(again.concept, memory.concept) and np.array_equal(again.arrival, memory.arrival)
+    table = memory.to_arrow()
+    about = json.loads(table.schema.metadata[b"planaria"])
+    for name in ("concept", "arrival"):
+        del about["columns"][name]
+    older = table.drop_columns(["concept", "arrival"]).replace_schema_metadata({"planaria": json.dumps(about)})
+    old.load_arrow(older)
+    assert not old.concept.any() and np.array_equal(old.target, memory.target)

@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from planaria.blueprint import Blueprint, Edit, GrowHeads, GrowOutputs, ShrinkHeads
-from planaria.learn import build_optimizer, load_optimizer_tensors, optimizer_tensors, replace_parameter
+from planaria.blueprint import BEFORE_EDIT, Blueprint, Edit, GrowHeads, GrowOutputs, RecycleHead, Restore, ShrinkHeads
+from planaria.learn import (
+    build_optimizer,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    replace_parameter,
+    replace_with_state,
+)
 from planaria.model import ElasticTransformer, build
 from planaria.morph import growth_scores, head_importance, operate, temper
 from planaria.policy import Learner
@@ -162,6 +168,115 @@ def test_growth_scores_leave_the_model_alone() -> None:
     assert len(scores) == 2 and min(scores) > 0
     assert torch.equal(model(features), before)
     assert model.blueprint == BLUEPRINT
+
+
+def build_with(weights: dict[str, Tensor]) -> ElasticTransformer:
+    model = build(BLUEPRINT)
+    model.load_state_dict(weights)
+    return model
+
+
+def _kept(model: ElasticTransformer) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def test_a_restored_model_answers_bit_for_bit_as_it_did_and_begins_without_moments() -> None:
+    model, optimizer = _trained()
+    follow = partial(replace_parameter, optimizer)
+    features, _ = _rows()
+    before, kept = model(features), _kept(model)
+    operate(model, GrowHeads(0, 2), seed=1, follow=follow)
+    operate(model, ShrinkHeads(1, (0,)), seed=1, follow=follow)
+    _train(model, optimizer, 5)
+    assert operate(model, Restore(4, (2, 3)), seed=0, follow=follow, weights=kept) == BLUEPRINT
+    assert torch.equal(model(features), before)
+    assert not optimizer.state
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.parameters()}
+    _train(model, optimizer, 1)
+    assert not torch.equal(model.output.bias, kept["output.bias"]), "and learning on leaves what was kept alone"
+    assert torch.equal(build_with(kept)(features), before)
+
+
+def test_labels_that_came_later_have_no_weights_after_a_restore() -> None:
+    model, optimizer = _trained()
+    follow = partial(replace_parameter, optimizer)
+    features, _ = _rows()
+    before, kept = model(features), _kept(model)
+    operate(model, GrowOutputs(6), seed=0, follow=follow)
+    _train(model, optimizer, 5)
+    after = operate(model, Restore(0, (2, 3)), seed=0, follow=follow, weights=kept)
+    assert after.outputs == 6
+    assert torch.equal(model(features)[:, :4], before)
+    assert not bool(model.output.weight[4:].any()) and bool((model.output.bias[4:] == kept["output.bias"].min()).all())
+    _train(model, optimizer, 1)
+
+
+def test_a_restored_table_model_reads_numbers_as_it_did() -> None:
+    blueprint = Blueprint("regression", 16, 4, 32, (2,), 1, numeric=3)
+    model, values = build(blueprint), torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    model.observe({"numeric": values})
+    model.output.observe(values[:, 0])
+    before, kept = model({"numeric": values}), _kept(model)
+    model.observe({"numeric": 10 * values + 5})
+    model.output.observe(values[:, 1] * 7)
+    operate(model, Restore(0, (2,)), seed=0, weights=kept)
+    assert torch.equal(model({"numeric": values}), before)
+
+
+def test_what_was_kept_before_an_edit_comes_back_with_its_moments() -> None:
+    model, optimizer = _trained()
+    twin, twin_optimizer = _trained()
+    kept, moments = _kept(model), optimizer_tensors(optimizer, model.named_parameters())
+    moments = {name: value.clone() for name, value in moments.items()}
+    operate(model, GrowHeads(1, 1), seed=3, follow=partial(replace_parameter, optimizer))
+    _train(model, optimizer, 4)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    follow = replace_with_state(optimizer, names, moments)
+    operate(model, Restore(BEFORE_EDIT, (2, 3)), seed=0, follow=follow, weights=kept)
+    _train(model, optimizer, 3)
+    _train(twin, twin_optimizer, 3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("edit", [Restore(0, (2, 2)), Restore(0, (2,)), RecycleHead(1, 3), RecycleHead(5, 0)])
+def test_a_restore_or_recycling_that_does_not_fit_touches_nothing(edit: Edit) -> None:
+    model, _ = _trained()
+    before = _kept(model)
+    with pytest.raises(ValueError, match=r"cannot|not|no layer"):
+        operate(model, edit, seed=0, weights=before)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_recycling_a_dead_head_keeps_the_function(calibrated: bool) -> None:
+    model, _ = _trained()
+    features, _ = _rows()
+    with torch.no_grad():
+        model.block(1).attention.o[1].zero_()
+    before, query = model(features), model.block(1).attention.q.detach().clone()
+    after = operate(model, RecycleHead(1, 1), seed=4, calibration=features if calibrated else None)
+    assert after == BLUEPRINT
+    torch.testing.assert_close(model(features), before, atol=1e-5, rtol=1e-5)
+    recycled = model.block(1).attention.q.detach()
+    assert torch.equal(recycled[:2], query[[0, 2]]) and not torch.equal(recycled[2], query[1])
+    assert not bool(model.block(1).attention.o[2].any())
+
+
+def test_a_recycled_heads_optimizer_rows_begin_as_a_fresh_heads() -> None:
+    model, optimizer = _trained()
+    before = {k: v.clone() for k, v in optimizer.state[model.block(1).attention.q].items()}
+    operate(model, RecycleHead(1, 0), seed=4, follow=partial(replace_parameter, optimizer))
+    after = optimizer.state[model.block(1).attention.q]
+    assert torch.equal(after["exp_avg"][:2], before["exp_avg"][1:]) and not bool(after["exp_avg"][2].any())
+    assert torch.equal(after["exp_avg_sq"][2], before["exp_avg_sq"][1:].mean(0))
+    _train(model, optimizer, 2)
+    assert bool(model.block(1).attention.o[2].any()), "and it learns"
+
+
+def test_the_only_head_of_a_layer_is_not_recycled() -> None:
+    with pytest.raises(ValueError, match="only head"):
+        RecycleHead(0, 0).apply(Blueprint("classification", 16, 4, 32, (1, 3), 4, image_shape=(1, 8, 8), patch=4))
 
 
 @st.composite

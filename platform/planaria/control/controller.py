@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, get_args
 
-from planaria.blueprint import Blueprint
+from planaria.blueprint import BEFORE_EDIT, Blueprint, edit_from_dict
+from planaria.control import recall, rollback
+from planaria.control.births import births_after
 from planaria.control.decide import edit_kind
 from planaria.control.full_look_ahead import FullLookAhead
 from planaria.control.judge import Judge, Outcome, Situation
 from planaria.control.look_ahead import Evidence, Measurement, Trial, row_passes
-from planaria.control.propose import Scores, price_of, propose
+from planaria.control.propose import Scores, facts_of, fits, long_run_gain, price_of, propose
 from planaria.control.pulse import FAST_ROWS, Pulse
 from planaria.errors import InputError
 from planaria.policy import Policy
@@ -46,6 +48,15 @@ class Bench(Protocol):
 
     def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
         """Look ahead on every candidate, spread over the workers; equal on all of them."""
+
+    @property
+    def kept(self) -> Mapping[int, Blueprint]:
+        """What can be restored: concepts of the library, and BEFORE_EDIT where an edit's outcome is open."""
+
+    def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
+        """What the live model, and after it each kept state, loses on the newest `rows` rows and on up to `remembered`
+        rows that were never replayed: NaN for those whose labels contradict the concept. Forward only, spread over the
+        workers; equal on all of them."""
 
     def seconds(self) -> float:
         """A clock, for the record alone."""
@@ -87,6 +98,9 @@ class Controller:
         self.loss_remembered = 0.0
         """On remembered rows, at the last decision that looked at any."""
         self.open: list[OpenOutcome] = []
+        self.recall_watch = recall.RecallWatch()
+        self.held: rollback.HeldEdit | None = None
+        """The edit before which the state is kept, until its outcome is known."""
 
     def observe(self, report: StepReport, passes: int) -> None:
         """Take in a step that cost `passes` row-passes of training."""
@@ -104,17 +118,27 @@ class Controller:
     def shifted(self, shift: Shift) -> None:
         """A shift is waiting for its decision; edits whose outcome it would blur are given up."""
         self.pulse.shifted()
-        self.open.clear()
-        if self.policy.controller.kind != "none":
-            self.pending = shift
+        if not self.recall_watch.shifted(shift.onset_sample):
+            self.open.clear()
+            self.held = None
+            if self.policy.controller.kind != "none":
+                self.pending = shift
         self.patience = 1
         self.next_thrift_sample = shift.sample + self.policy.controller.thrift_every_samples
+
+    def alarmed(self, onset_sample: int | None) -> None:
+        """Onset of the alarm that the detector is looking into, or None where there is none."""
+        self.recall_watch.alarmed(onset_sample)
 
     def due(self, sample: int) -> str | None:
         """Why a decision is due now, if one is."""
         settings = self.policy.controller
         if settings.kind == "none":
             return None
+        if self.recall_watch.due(sample, settings.recall_samples):
+            return recall.RECALL
+        if self.held is not None and self.held.doubted and self.recall_watch.alarm is None:
+            return rollback.ROLLBACK
         if self.pending is not None:
             waited = sample - self.pending.onset_sample >= settings.wait_samples
             return f"{self.pending.kind} shift" if waited and self._can_pay(decisions=1) else None
@@ -134,15 +158,19 @@ class Controller:
         mature = [[self._mature(b, sample) for b in layer] for layer in self.births]
         scores = Scores(measured.importance, measured.growth, mature)
         candidates = propose(trigger, bench.blueprint, scores, self.pulse.loss_fast, self.policy, self.price)
+        observation = {**self.pulse.observation(), **self._observation(trigger, bench.blueprint, scores, sample)}
+        candidates = candidates[: MOST_CANDIDATES - 1]
+        if trigger.endswith("shift"):
+            rows = min(recall.RECALL_ROWS, sample - since)
+            kept = self._scored_entries(bench, rows)
+            self.passes_spent += len(kept) * rows if len(kept) > 1 else 0
+            candidates += self._best_entry(kept, bench.blueprint, scores)
+            observation["library_fit"] = recall.library_fit(kept)
         if self._cooling(sample):
             candidates = [c for c in candidates if c.edit is None]
         each = row_passes(self.policy.controller, evidence.held_recent, evidence.held_memory)
-        observation = {
-            **self.pulse.observation(),
-            **self._observation(trigger, bench.blueprint, scores, sample),
-            "remembers": float(evidence.held_memory > 0),
-            "memory_drift": self._memory_drift(measured.loss_memory),
-        }
+        observation["remembers"] = float(evidence.held_memory > 0)
+        observation["memory_drift"] = self._memory_drift(measured.loss_memory)
 
         def look(numbers: Sequence[int]) -> list[Trial]:
             self.passes_spent += len(numbers) * each
@@ -155,7 +183,7 @@ class Controller:
             trigger,
             self.pulse.loss_fast,
             observation,
-            tuple(candidates[:MOST_CANDIDATES]),
+            tuple(candidates),
             looks,
         )
         verdict = self.judge.judge(situation, look)
@@ -179,20 +207,82 @@ class Controller:
         self.loss_remembered = loss_memory
         return drift
 
+    def recall(self, step: int, sample: int, bench: Bench) -> Decision | None:
+        """Score what is kept of earlier concepts on the newest rows, and restore an entry that is clearly better; None
+        where none is: the normal decision follows. Not charged to the decision budget: its cost is bounded by the size
+        of the library, and a shift must not wait longer for its decision because there is one."""
+        began, watch = bench.seconds(), self.recall_watch
+        rows = watch.rows(sample, self.policy.controller.recall_samples)
+        candidates = self._scored_entries(bench, rows)
+        chosen = recall.recalled(candidates, watch.least_errors)
+        if chosen is not None and chosen.edit is not None:  # only now, as few get here: what would be forgotten
+            trials = bench.hindsight([chosen.edit["concept"]], rows, remembered=USUAL_MEMORY)
+            weighed = recall.scored([candidates[0], chosen], trials, self.policy.controller.memory_weight)
+            candidates = [weighed[1] if candidate is chosen else candidate for candidate in candidates]
+            candidates[0], chosen = weighed[0], weighed[1] if weighed[1].value > 0 else None
+        watch.done(sample, restored=chosen is not None)
+        if chosen is None:
+            return None
+        self.pending = None
+        self.open.clear()
+        self.decisions += 1
+        self.next_thrift_sample = sample + self.policy.controller.thrift_every_samples
+        observation = {**self.pulse.observation(), "library_fit": recall.library_fit(candidates)}
+        why = f"{chosen.name}: " + recall.in_words(candidates[0], chosen, rows)
+        seconds = bench.seconds() - began
+        return Decision(step, sample, "recurring shift", chosen, tuple(candidates), why, observation, seconds)
+
+    def reconsider(self, step: int, sample: int, bench: Bench) -> Decision:
+        """Compare the state before a doubtful edit with the live one, and undo the edit if that is clearly better."""
+        began = bench.seconds()
+        self.held = None
+        self.decisions += 1
+        before = recall.restoring(BEFORE_EDIT, bench.kept[BEFORE_EDIT], bench.blueprint, self._price)
+        candidates = [recall.keeping(bench.blueprint, self._price), replace(before, treatment="keep")]
+        trials = bench.hindsight([BEFORE_EDIT], rollback.ROLLBACK_ROWS, remembered=USUAL_MEMORY)
+        self.passes_spent += sum(len(trial.recent_R) + len(trial.memory_M) for trial in trials)
+        candidates = recall.scored(candidates, trials, self.policy.controller.memory_weight)
+        chosen, why = rollback.verdict(candidates)
+        observation, seconds = self.pulse.observation(), bench.seconds() - began
+        return Decision(step, sample, rollback.ROLLBACK, chosen, tuple(candidates), why, observation, seconds)
+
+    def _scored_entries(self, bench: Bench, rows: int) -> list[Candidate]:
+        """Keep, and every entry of the library within the limits, with what they lose on the newest rows."""
+        live, budget = bench.blueprint, self.policy.budget
+        entries = {concept: kept for concept, kept in bench.kept.items() if concept != BEFORE_EDIT}
+        candidates = recall.within(entries, live, lambda candidate: fits(candidate, live, budget), self._price)
+        if len(candidates) == 1:
+            return candidates
+        concepts = [candidate.edit["concept"] for candidate in candidates if candidate.edit is not None]
+        return recall.scored(candidates, bench.hindsight(concepts, rows))
+
+    def _best_entry(self, kept: Sequence[Candidate], blueprint: Blueprint, scores: Scores) -> list[Candidate]:
+        best = recall.best_kept(kept)
+        if best is None or best.edit is None:
+            return []
+        edit, unknown = edit_from_dict(best.edit), math.nan
+        doubling_gain = self.policy.controller.capacity_gain * self.pulse.loss_fast
+        facts = {**facts_of(edit, blueprint, scores), "fit": recall.library_fit(kept)}
+        prior = long_run_gain(edit, blueprint, scores, doubling_gain)
+        # What it loses as it is was only to find it: it is looked ahead on like every other candidate, or not at all.
+        blank = replace(best, loss_recent=unknown, loss_memory=unknown, value=unknown, standard_error=unknown)
+        return [replace(blank, prior=prior, facts=facts)]
+
+    def _price(self, blueprint: Blueprint) -> float:
+        return price_of(blueprint, self.policy.heads, self.price)
+
     def applied(self, decision: Decision) -> None:
         """The choice is carried out: wait for what it brings, and after an edit note births and start the cool-down.
 
         Keeping is waited for as well: what the loss does without an edit is what edits are held against.
         """
         self._expect(decision)
+        if rollback.holds_before(decision):
+            self.held = rollback.HeldEdit(self.decisions - 1)
         edit = decision.chosen.edit
         if edit is None:
             return
-        layer = self.births[edit["layer"]]
-        if edit["kind"] == "grow_heads":
-            layer.extend([decision.sample] * edit["heads"])
-        elif edit["kind"] == "shrink_heads":
-            self.births[edit["layer"]] = [b for head, b in enumerate(layer) if head not in edit["heads"]]
+        self.births = births_after(edit_from_dict(edit), self.births, decision.sample)
         self.last_edit_sample = decision.sample
 
     def _expect(self, decision: Decision) -> None:
@@ -217,6 +307,10 @@ class Controller:
         self.open = [outcome for outcome in self.open if sample < outcome.due_sample]
         for outcome in ripe:
             self.judge.learn(_outcome(outcome))
+            if self.held is not None and outcome.decision == self.held.decision:
+                gain = _fall(outcome) - outcome.price_paid
+                doubted = rollback.doubtful(outcome.predicted, gain, outcome.loss_before)
+                self.held = replace(self.held, doubted=True) if doubted else None
         return [(outcome.decision, _fall(outcome) - outcome.price_paid) for outcome in ripe]
 
     def state(self) -> dict[str, Any]:
@@ -234,6 +328,8 @@ class Controller:
             "decisions": self.decisions,
             "loss_remembered": self.loss_remembered,
             "open": [asdict(outcome) for outcome in self.open],
+            "recall": self.recall_watch.state(),
+            "held": None if self.held is None else asdict(self.held),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -250,6 +346,8 @@ class Controller:
             self.decisions = int(state["decisions"])
             self.loss_remembered = float(state["loss_remembered"])
             self.open = [OpenOutcome(**outcome) for outcome in state["open"]]
+            self.recall_watch = recall.RecallWatch(**state["recall"])
+            self.held = None if state["held"] is None else rollback.HeldEdit(**state["held"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"controller state: not usable ({error}); use an older checkpoint") from None
 
@@ -292,6 +390,7 @@ class Controller:
             "samples_since_edit": float(sample - self.last_edit_sample),
             "price": price_of(blueprint, self.policy.heads, self.price),
             "decision_budget_left": 1 - self.passes_spent / self._earned(),
+            "library_fit": 0.0,
         }
 
 

@@ -51,10 +51,10 @@ _STATE: dict[str, Callable[[float], float]] = {
 """Observations and how each becomes a feature."""
 _OPTION = ("doublings", "share_of_layer", "growth", "importance", "fit")
 _TREATMENTS = ("reset", "temper")
-_EDITS = ("grow_heads", "shrink_heads", "recycle_head", "restore")
+EDIT_KINDS = ("grow_heads", "shrink_heads", "recycle_head", "restore")
 _TRIAL = ("looked", "gain_recent", "gain_recent_error", "gain_memory")
 
-NAMES: tuple[str, ...] = (*_STATE, *(f"option_{name}" for name in (*_OPTION, *_TREATMENTS, *_EDITS)), *_TRIAL)
+NAMES: tuple[str, ...] = (*_STATE, *(f"option_{name}" for name in (*_OPTION, *_TREATMENTS, *EDIT_KINDS)), *_TRIAL)
 """Of all features, in order."""
 GROUPS: dict[str, tuple[str, ...]] = {
     "loss": ("loss_fast", "error_fast", "jump", "slope", "above_floor"),
@@ -100,7 +100,7 @@ def _option(candidate: Candidate) -> list[float]:
         facts.get("importance", 0.0),
         _squash(facts.get("fit", 0.0)),
         *(float(candidate.treatment == name) for name in _TREATMENTS),
-        *(float(kind == name) for name in _EDITS),
+        *(float(kind == name) for name in EDIT_KINDS),
     ]
 
 

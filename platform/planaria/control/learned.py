@@ -41,6 +41,7 @@ class LearnedJudge:
         self._heads = value.heads(None)
 
     def judge(self, situation: Situation, look: Look) -> Verdict:
+        situation = replace(situation, candidates=self._known(situation.candidates))
         before = features(situation, {})
         gain_K, error_K = self.value.gains(before, self._heads, self.settings.memory_weight)
         candidates = _valued(situation, gain_K, error_K)
@@ -84,6 +85,10 @@ class LearnedJudge:
     def _adapt(self) -> None:
         outcomes = Outcomes(np.array(self.features_SX, np.float64), np.array(self.return_S, np.float64))
         self._heads = self.value.heads(outcomes)
+
+    def _known(self, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+        """Candidates of kinds that the value has learned of."""
+        return tuple(c for c in candidates if c.edit is None or c.edit["kind"] in self.value.edits)
 
     def _unsure(self, candidates: Sequence[Candidate], affordable: int) -> list[int]:
         """Keeping and the candidates that may be the best one, dearest doubt first; nothing where that is one."""

@@ -6,9 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planaria.blueprint import Blueprint, Edit, GrowHeads, ShrinkHeads, edit_to_dict
+from planaria.blueprint import Blueprint, Edit, GrowHeads, RecycleHead, ShrinkHeads, edit_to_dict
 from planaria.policy import Budget, Heads, Policy
 from planaria.signals import Candidate
+
+DEAD_BELOW = 0.1
+"""Of its layer's mean importance: a mature head below this may be begun anew. Continual backpropagation replaces units
+by their utility in the same way (Dohare et al. 2024, Nature 632); here a head is the unit."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ def propose(
     """Candidates within the limits at the present loss and price; the first one keeps everything as it is.
 
     After a shift: ways to treat optimizer and output layer, and growth with and without them. Between shifts: growth,
-    and removal of the heads that matter least.
+    removal of the heads that matter least, and a fresh start for a head that does not matter at all.
     """
     shifted = trigger.endswith("shift")
     treatments = ["keep", "reset"] if shifted else ["keep"]
@@ -37,6 +41,8 @@ def propose(
         treatments.append("temper")
     options: list[tuple[Edit | None, str]] = [(None, treatment) for treatment in treatments]
     growth = _growth(blueprint, scores, policy.heads)
+    if not shifted:
+        options += [(edit, "keep") for edit in _recycling(blueprint, scores)]
     options += [(edit, "keep") for edit in growth]
     if shifted:  # what grows then learns faster without the old momentum, and without the old certainty
         options += [(edit, treatments[-1]) for edit in growth if edit.layer == growth[0].layer]
@@ -77,6 +83,9 @@ def long_run_gain(edit: Edit | None, blueprint: Blueprint, scores: Scores, doubl
     if edit is None:
         return 0.0
     before, after = sum(blueprint.heads), sum(edit.apply(blueprint).heads)
+    if isinstance(edit, RecycleHead):  # as if the head had not been there, as far as it was not used
+        unused = 1 - min(1.0, _relative(scores.importance[edit.layer])[edit.head])
+        return doubling_gain * math.log2(before / (before - unused))
     gain = doubling_gain * math.log2(after / before)
     if isinstance(edit, ShrinkHeads):
         importance = scores.importance[edit.layer]
@@ -92,6 +101,22 @@ def _growth(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[GrowHead
     most = heads.max - blueprint.heads[ranked[0]] if ranked else 0
     options = [GrowHeads(ranked[0], count) for count in (1, 2) if count <= most]
     return options + [GrowHeads(layer, 1) for layer in ranked[1:2]]
+
+
+def _recycling(blueprint: Blueprint, scores: Scores) -> list[Edit]:
+    """The deadest mature head of all, if there is one below DEAD_BELOW. A layer's only head is never dead."""
+    dead: list[tuple[float, int, int]] = []
+    for layer, live in enumerate(blueprint.heads):
+        relative = _relative(scores.importance[layer])
+        heads = [head for head in range(live) if scores.mature[layer][head] and relative[head] < DEAD_BELOW]
+        dead += [(relative[head], layer, head) for head in heads if live > 1]
+    return [RecycleHead(layer, head) for _, layer, head in sorted(dead)[:1]]
+
+
+def _relative(importance: Sequence[float]) -> list[float]:
+    """Each head's importance over its layer's mean."""
+    mean = max(sum(importance) / len(importance), 1e-12)
+    return [one / mean for one in importance]
 
 
 def _removal(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:
@@ -125,27 +150,25 @@ def _candidate(
         parameters=after.parameters,
         price=price_of(after, policy.heads, price),
         prior=long_run_gain(edit, blueprint, scores, policy.controller.capacity_gain * loss),
-        facts=_facts(edit, blueprint, after, scores),
+        facts=facts_of(edit, blueprint, scores),
     )
 
 
-def _facts(edit: Edit | None, before: Blueprint, after: Blueprint, scores: Scores) -> dict[str, float]:
+def facts_of(edit: Edit | None, before: Blueprint, scores: Scores) -> dict[str, float]:
     """Numbers without a scale: heads relative to those there are, scores relative to the layer's live heads."""
+    if edit is None:
+        return {}
+    facts = {"doublings": math.log2(sum(edit.apply(before).heads) / sum(before.heads))}
     if isinstance(edit, GrowHeads):
-        return {
-            "doublings": math.log2(sum(after.heads) / sum(before.heads)),
-            "share_of_layer": edit.heads / before.heads[edit.layer],
-            "growth": scores.growth[edit.layer],
-        }
-    if isinstance(edit, ShrinkHeads):
-        importance = scores.importance[edit.layer]
-        removed = sum(importance[head] for head in edit.heads)
-        return {
-            "doublings": math.log2(sum(after.heads) / sum(before.heads)),
-            "share_of_layer": len(edit.heads) / before.heads[edit.layer],
-            "importance": removed / max(sum(importance) / len(importance), 1e-12),
-        }
-    return {}
+        facts |= {"share_of_layer": edit.heads / before.heads[edit.layer], "growth": scores.growth[edit.layer]}
+    elif isinstance(edit, ShrinkHeads):
+        relative = _relative(scores.importance[edit.layer])
+        removed = sum(relative[head] for head in edit.heads)
+        facts |= {"share_of_layer": len(edit.heads) / before.heads[edit.layer], "importance": removed}
+    elif isinstance(edit, RecycleHead):
+        relative = _relative(scores.importance[edit.layer])
+        facts |= {"share_of_layer": 1 / before.heads[edit.layer], "importance": relative[edit.head]}
+    return facts
 
 
 def _with_heads(blueprint: Blueprint, heads: Sequence[int]) -> Blueprint:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,11 @@ class ValueEnsemble:
         self.mean_X, self.spread_X = mean_X.double(), spread_X.double()
         self.about = dict(about)
         """How it was made: families, seeds, figures, and the `unit` of its returns."""
+
+    @property
+    def edits(self) -> frozenset[str]:
+        """Kinds of edit that it has learned of."""
+        return frozenset(str(kind) for kind in cast(list[str], self.about["edits"]))
 
     @property
     def unit(self) -> float:

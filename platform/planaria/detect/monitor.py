@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from planaria.detect.cells import Cells, pair_signs
 from planaria.detect.channel import Channel, Evidence
+from planaria.detect.contradiction import contradicts
 from planaria.detect.history import History
 from planaria.detect.kinds import CLEAR, course, drift, ramp_over_step
 from planaria.detect.loss import LossDetector
@@ -68,6 +69,7 @@ class ShiftMonitor:
         self._before = [Moments(features), Moments(features)]
         """Of inputs and of pairs, just before the latest alarm."""
         self._concept: int | None = None
+        self._contradicted: frozenset[int] = frozenset()
         self._learned_until = 0
 
     def _build_channels(self, task: Task) -> list[Channel]:
@@ -87,6 +89,29 @@ class ShiftMonitor:
     def concept(self) -> int | None:
         """Number of the concept the stream is in, counted from 0; None while a new one settles."""
         return self._concept
+
+    @property
+    def alarm_onset(self) -> int | None:
+        """Where the change began that the monitor is looking into; None while there is no alarm."""
+        return None if self._alarm is None else max(self._alarm.onset_sample, self._settle_from)
+
+    @property
+    def surely_since(self) -> int:
+        """After a shift: the row of its alarm, from which on all rows are of the new concept, or on their way to it."""
+        return self._settle_from
+
+    @property
+    def contradicted(self) -> frozenset[int]:
+        """Earlier concepts that have other labels for the inputs of the present one."""
+        return self._contradicted
+
+    def contradicted_by(self, concept: int) -> frozenset[int]:
+        """What `contradicted` is while the stream is in that concept; nothing of one that is no longer known."""
+        return self._contradicted_by(self._library[concept], concept) if concept in self._library else frozenset()
+
+    def assume(self, concept: int) -> None:
+        """The model was restored to what it knew of a concept: until more is known, what that contradicts holds."""
+        self._contradicted = self.contradicted_by(concept)
 
     def update(self, report: StepReport) -> Shift | None:
         """The shift that became known with this step's rows, if any."""
@@ -164,6 +189,7 @@ class ShiftMonitor:
             concept=concept,
         )
         logger.info("step %d: %s shift, %s %.3g > %.3g", step, kind, alarm.detector, alarm.statistic, alarm.threshold)
+        self._contradicted = self._contradicted_by(fresh, besides=concept)
         self._begin_settling(kind, concept)
         return shift
 
@@ -181,6 +207,8 @@ class ShiftMonitor:
             "sample %d: alarm of %s withdrawn, the rows after it are as before", self._history.seen, alarm.detector
         )
         self._phase, self._alarm = "watching", None
+        assert self._concept is not None
+        self._contradicted = self._contradicted_by(self._library[self._concept], besides=self._concept)
         for channel in self._channels:
             if alarm.detector.startswith(channel.name):
                 channel.dismiss()
@@ -235,6 +263,7 @@ class ShiftMonitor:
         window = self._signature(max(self._settle_from, seen - SETTLED_ROWS), seen)
         known = self._library.nearest(window) if self._settings.recurring else None
         self._concept = self._library.enter(known, window)
+        self._contradicted = self._contradicted_by(self._library[self._concept], besides=self._concept)
         self._learned_until = seen
         self._phase = "watching"
         for channel in self._channels:
@@ -256,6 +285,11 @@ class ShiftMonitor:
         return False
 
     # -- helpers
+
+    def _contradicted_by(self, present: Signature, besides: int | None) -> frozenset[int]:
+        distance = self._settings.recurring_distance
+        others = [number for number in self._library if number != besides]
+        return frozenset(number for number in others if contradicts(self._library[number], present, distance))
 
     def _signature(self, start: int, end: int) -> Signature:
         signature = Signature(self._features)
@@ -279,6 +313,7 @@ class ShiftMonitor:
             "alarm_sample": self._alarm_sample,
             "before": [moments.state() for moments in self._before],
             "concept": self._concept,
+            "contradicted": sorted(self._contradicted),
             "learned_until": self._learned_until,
             "cells": self._cells.state(),
             "history": self._history.state(),
@@ -300,6 +335,7 @@ class ShiftMonitor:
         self._alarm_sample = saved.integer("alarm_sample")
         self._load_before(saved)
         self._concept = saved.integer("concept") if saved.holds("concept") else None
+        self._contradicted = frozenset(map(int, saved.numbers("contradicted")))
         self._learned_until = saved.integer("learned_until")
         self._cells.load_state(saved.part("cells"))
         self._history.load_state(saved.part("history"))

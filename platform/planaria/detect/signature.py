@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,11 @@ class Signature:
     def mean_F(self) -> Matrix:
         return np.asarray(self._sum_KF.sum(0) / max(self.rows, 1))
 
+    @property
+    def count_K(self) -> Matrix:
+        """Rows of each cell."""
+        return self._count_K
+
     def add(self, sketch_NF: npt.NDArray[np.float32], cell_N: CellNumbers) -> None:
         rows = sketch_NF.astype(np.float64)
         member_KN = (np.arange(CELLS)[:, None] == cell_N).astype(np.float64)
@@ -81,6 +87,17 @@ class Signature:
         share_K = new_K / new_K.sum()
         distance = float(share_K @ (squared_K - freedom * chance_K))
         return Likeness(distance, float((squared_K / chance_K).sum()), freedom * len(new_K), coverage, float(prior))
+
+    def distances_to(self, known: Signature, own_K: npt.NDArray[np.int64], known_J: npt.NDArray[np.int64]) -> Matrix:
+        """Squared Mahalanobis distance of the means of own cells K from those of the known concept's cells J, within
+        its cells, freed of what chance adds. None of the cells may be empty. Shape [K, J]."""
+        inverse_FF, freedom = known._whitening()
+        own_KF = self._sum_KF[own_K] / self._count_K[own_K][:, None]
+        known_JF = known._sum_KF[known_J] / known._count_K[known_J][:, None]
+        difference_KJF = own_KF[:, None] - known_JF
+        squared_KJ = np.einsum("kjf,fg,kjg->kj", difference_KJF, inverse_FF, difference_KJF)
+        chance_KJ = 1 / self._count_K[own_K][:, None] + 1 / known._count_K[known_J]
+        return np.asarray(squared_KJ - freedom * chance_KJ)
 
     def _whitening(self) -> tuple[Matrix, float]:
         """Inverse of the covariance within cells, and how many directions it really has."""
@@ -120,6 +137,9 @@ class Library:
 
     def __contains__(self, number: object) -> bool:
         return number in self._known
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._known)
 
     def nearest(self, window: Signature, besides: int | None = None) -> int | None:
         """The concept that the window's rows most likely come from; None where it is like none of them."""

@@ -1,16 +1,18 @@
 """What is learned from a step: replay memory, continual-learning losses, optimizers."""
 
 from planaria.learn.losses import ReplayLoss, build_replay_loss, row_error, row_loss
-from planaria.learn.memory import ReplayMemory
+from planaria.learn.memory import DOUBTFUL, ReplayMemory
 from planaria.learn.optimizers import (
     build_optimizer,
     load_optimizer_tensors,
     optimizer_tensors,
     replace_parameter,
+    replace_with_state,
     reset_moments,
 )
 
 __all__ = [
+    "DOUBTFUL",
     "ReplayLoss",
     "ReplayMemory",
     "build_optimizer",
@@ -18,6 +20,7 @@ __all__ = [
     "load_optimizer_tensors",
     "optimizer_tensors",
     "replace_parameter",
+    "replace_with_state",
     "reset_moments",
     "row_error",
     "row_loss",

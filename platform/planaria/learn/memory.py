@@ -19,6 +19,10 @@ from planaria.signals import Features, Task
 _ADMIT, _REPLAY, _HELD = 1, 2, 3
 _HELD_EVERY = 8
 """One slot in so many is held back from replay, where rows are held back at all."""
+UNSETTLED = -1
+"""Concept of rows that came since the last shift, until it is known which concept that led to."""
+DOUBTFUL = -2
+"""Concept of rows that came between the estimated onset of a shift and its alarm: they may be of either side."""
 
 
 class ReplayMemory:
@@ -34,6 +38,12 @@ class ReplayMemory:
         self.columns: dict[str, npt.NDArray[Any]] = {}
         self.target = np.zeros(self.capacity, np.int64 if task == "classification" else np.float32)
         self.remembered = np.full((self.capacity, 1), np.nan, np.float32)
+        self.concept = np.zeros(self.capacity, np.int64)
+        """Of each slot's row: the detector's number of the concept that it came from, UNSETTLED or DOUBTFUL."""
+        self.arrival = np.zeros(self.capacity, np.int64)
+        """Number of each slot's row in the stream."""
+        self.excluded: frozenset[int] = frozenset()
+        """Concepts whose labels contradict the present ones: their rows are neither drawn nor held."""
         self.rows = 0
         self.seen = 0
         self.seen_per_class: dict[int, int] = {}
@@ -119,8 +129,11 @@ class ReplayMemory:
         features: Features,
         target: npt.NDArray[Any],
         output: npt.NDArray[np.float32],
+        arrival: npt.NDArray[np.int64] | int = 0,
+        concept: int | None = 0,
     ) -> None:
-        """Put rows into their slots. A slot named twice keeps the later row."""
+        """Put rows into their slots, with their numbers in the stream and their concept (None while it is not known).
+        A slot named twice keeps the later row."""
         if not self.columns:
             self.columns = {n: np.zeros((self.capacity, *v.shape[1:]), v.dtype) for n, v in features.items()}
         if output.shape[1] > self.remembered.shape[1]:
@@ -130,28 +143,43 @@ class ReplayMemory:
         for name, values in features.items():
             self.columns[name][slots] = values
         self.target[slots] = target
+        self.arrival[slots] = arrival
+        self.concept[slots] = UNSETTLED if concept is None else concept
         self.remembered[slots] = np.nan
         self.remembered[slots, : output.shape[1]] = output
 
     def draw(self, rows: int, step: int, purpose: int = 0) -> npt.NDArray[np.int64]:
-        """Slots to replay at this step: without replacement while there are enough."""
-        there = self.rows - self.rows // _HELD_EVERY if self.hold_back else self.rows
-        rows = min(rows, 4 * there)
-        if rows == 0:
-            return np.zeros(0, np.int64)
+        """Slots to replay at this step, none of them of an excluded concept: without replacement while there are
+        enough."""
         generator = np.random.default_rng((self.seed, _REPLAY, purpose, step))
-        if rows <= there:
-            slots = generator.choice(there, rows, replace=False).astype(np.int64)
-        else:
-            slots = generator.integers(0, there, rows)
+        if self.excluded:
+            return _choose(generator, rows, (slots := self._replayed())[self._usable(slots)])
+        there = self.rows - self.rows // _HELD_EVERY if self.hold_back else self.rows
+        slots = _choose(generator, rows, there)
         return slots + slots // (_HELD_EVERY - 1) if self.hold_back else slots
 
-    def held(self, rows: int, step: int) -> npt.NDArray[np.int64]:
-        """Slots that are never replayed, at most so many."""
+    def held(self, rows: int, step: int, *, excluded: bool = False) -> npt.NDArray[np.int64]:
+        """Slots that are never replayed, at most so many; those of excluded concepts only where asked for."""
         slots = np.arange(_HELD_EVERY - 1, self.rows if self.hold_back else 0, _HELD_EVERY)
+        if self.excluded and not excluded:
+            slots = slots[self._usable(slots)]
         if len(slots) <= rows:
             return slots
         return np.sort(np.random.default_rng((self.seed, _HELD, step)).choice(slots, rows, replace=False))
+
+    def _replayed(self) -> npt.NDArray[np.int64]:
+        """All slots that may ever be replayed."""
+        slots = np.arange(self.rows)
+        return slots[slots % _HELD_EVERY != _HELD_EVERY - 1] if self.hold_back else slots
+
+    def _usable(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of the slots are of no excluded concept."""
+        return ~np.isin(self.concept[slots], list(self.excluded))
+
+    def tag_since(self, first_row: int, concept: int | None) -> None:
+        """Rows from `first_row` of the stream on turned out to be of this concept (None while it is not known)."""
+        since = np.flatnonzero(self.arrival[: self.rows] >= first_row)
+        self.concept[since] = UNSETTLED if concept is None else concept
 
     def select(self, slots: npt.NDArray[np.int64]) -> Features:
         return {name: column[slots] for name, column in self.columns.items()}
@@ -166,6 +194,7 @@ class ReplayMemory:
     def to_arrow(self) -> pa.Table:
         """All of it as one Arrow table (columns are views of the memory, not copies); `load_arrow` takes it back."""
         stored = {**self.columns, "target": self.target, "remembered": self.remembered}
+        stored |= {"concept": self.concept, "arrival": self.arrival}
         about = {
             "columns": {name: [list(column.shape[1:]), column.dtype.str] for name, column in stored.items()},
             "seen": self.seen,
@@ -191,12 +220,27 @@ class ReplayMemory:
                     held = values.to_numpy(zero_copy_only=False).reshape(table.num_rows, *shape)
                     stored[name][: table.num_rows] = held
             self.target, self.remembered = stored.pop("target"), stored.pop("remembered")
+            # Tables from before concepts were told apart do not have these.
+            self.concept = stored.pop("concept", np.zeros(self.capacity, np.int64))
+            self.arrival = stored.pop("arrival", np.zeros(self.capacity, np.int64))
             self.seen_per_class = {int(label): int(count) for label, count in about["seen_per_class"]}
             self._slots_per_class = {int(label): list(slots) for label, slots in about["slots_per_class"]}
             self._full = {int(label) for label in about["full"]}
             self.columns, self.rows, self.seen = stored, table.num_rows, int(about["seen"])
         except (KeyError, ValueError, TypeError, pa.ArrowInvalid) as error:
             raise InputError(f"memory: not a usable replay memory ({error}); use an older checkpoint") from None
+
+
+def _choose(generator: np.random.Generator, rows: int, among: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Up to `rows` of the slots (a number: of as many first ones), and of few slots not each more than a few times."""
+    there = among if isinstance(among, int) else len(among)
+    rows = min(rows, 4 * there)
+    if rows == 0:
+        return np.zeros(0, np.int64)
+    if rows <= there:
+        return generator.choice(among, rows, replace=False).astype(np.int64)
+    at = generator.integers(0, there, rows)
+    return at if isinstance(among, int) else among[at]
 
 
 def _to_arrow(column: npt.NDArray[Any]) -> pa.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +25,40 @@ def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: 
     """Let `new` take the place of `old`: rows `kept` (dimension 0) carry their state along; new rows begin
     without momentum, and with the mean second moment of the kept ones.
 
-    `new` holds the kept rows first, then any fresh ones. Raises KeyError where `old` is not the optimizer's.
+    `new` holds the kept rows first, then any fresh ones; where nothing is kept, it begins without any state. Raises
+    KeyError where `old` is not the optimizer's.
     """
     for group in optimizer.param_groups:
         for at, parameter in enumerate(group["params"]):
             if parameter is old:
                 group["params"][at] = new
                 state = optimizer.state.pop(old, {})
+                if not len(kept):
+                    return
                 optimizer.state[new] = {slot: _follow(slot, value, old, new, kept) for slot, value in state.items()}
                 if not state:
                     del optimizer.state[new]
                 return
     raise KeyError("the parameter is not one of the optimizer's")
+
+
+def replace_with_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], tensors: Mapping[str, Tensor]
+) -> Callable[[nn.Parameter, nn.Parameter, Tensor], None]:
+    """As `replace_parameter`, for parameters that are put back as a whole: they take up the state that `tensors` (made
+    by `optimizer_tensors`) holds under the name of the parameter they replace."""
+
+    def follow(old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> None:
+        replace_parameter(optimizer, old, new, kept)
+        if len(kept):
+            return
+        for key, value in tensors.items():
+            slot, _, name = key.partition("/")
+            if name == names[old]:
+                here = value if value.dim() == 0 and not _fused_on(optimizer, new) else value.to(new.device)
+                optimizer.state[new][slot] = here.clone()
+
+    return follow
 
 
 def reset_moments(optimizer: torch.optim.Optimizer) -> None:

@@ -18,9 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from planaria.blueprint import Blueprint
+from planaria.blueprint import BEFORE_EDIT, Blueprint, Restore, edit_from_dict
 from planaria.control import Controller, Evidence, Measurement, Trial
 from planaria.control.judge import Judge
+from planaria.control.library import ConceptLibrary, Snapshot
+from planaria.control.recall import RECALL
+from planaria.control.rollback import ROLLBACK, holds_before
 from planaria.learn import build_optimizer
 from planaria.learn.losses import row_loss
 from planaria.meta.population import Population
@@ -116,11 +119,22 @@ class Episode:
         self.error: list[float] = []
         self.heads: list[int] = []
         self._branch = branch
+        self.library = ConceptLibrary(policy.controller.library)
+        self.concept = 0
+        """Number of the concept that the stream seems to be in."""
+        self.concepts = 1
+        self.before: tuple[ElasticTransformer, torch.optim.Optimizer, list[list[int]]] | None = None
+        """Model, optimizer and births before the newest edit, until its outcome is known."""
         # Of the decision being taken:
         self.model: ElasticTransformer
         self.optimizer: torch.optim.Optimizer
         self._trials: list[Trial] = []
         self._held = np.zeros(0, np.int64)
+
+    @property
+    def row(self) -> int:
+        """The first one that was not learned from yet."""
+        return self.step * BATCH_ROWS
 
     @property
     def blueprint(self) -> Blueprint:
@@ -141,40 +155,97 @@ class Episode:
         self.heads.append(heads)
         self.controller.observe(report, passes)
         shift = self.script.shifts.get(self.step)
-        if shift is not None:
-            self.controller.shifted(shift)
         self.step += 1
-        self.controller.outcomes(self.step * BATCH_ROWS)
-        return self.controller.due(self.step * BATCH_ROWS) is not None
+        if shift is not None:
+            self.library.leave(self.concept, shift.onset_sample, self.row)
+            self.concept, self.concepts = self.concepts, self.concepts + 1
+            self.controller.shifted(shift)
+        self.controller.outcomes(self.row)
+        return self.controller.due(self.row) is not None
+
+    def roll(self, model: ElasticTransformer) -> None:
+        """Keep a copy of the live model, for the library."""
+        self.library.roll(Snapshot.of(model, model.blueprint, self.controller.births, self.row))
 
     def decide(self, model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> bool:
         """Take the decision that is due, in place; True where the model or its optimizer changed."""
-        self.model, self.optimizer = model, optimizer
-        sample = self.step * BATCH_ROWS
-        trigger = self.controller.due(sample)
-        assert trigger is not None
-        self._trials = []
+        self.model, self.optimizer, self._trials = model, optimizer, []
         loss = self.controller.pulse.loss_fast
-        decision = self.controller.decide(trigger, self.step, sample, self)
+        decision = self._decided()
+        if decision is None:
+            return False
         horizon_fits = self.step + BLOCK_STEPS * BLOCKS <= self.steps
         if self._branch and horizon_fits and len(self._trials) == len(decision.candidates):
             starts = [self._bench.under(candidate) for candidate in decision.candidates]
             self.started.append(_Started(decision, self.step, loss, self._trials, starts, self._held))
-        changed = decision.chosen.edit is not None or decision.chosen.treatment != "keep"
-        if changed:
-            self.model, self.optimizer = self._bench.under(decision.chosen)
+        self._carry_out(decision)
         self.controller.applied(decision)
         self.decisions.append(decision)
-        return changed
+        if self.controller.held is None:
+            self.before = None
+        return decision.chosen.edit is not None or decision.chosen.treatment != "keep"
+
+    def _decided(self) -> Decision | None:
+        trigger = self.controller.due(self.row)
+        assert trigger is not None
+        if trigger == RECALL:
+            return self.controller.recall(self.step, self.row, self)
+        if trigger == ROLLBACK:
+            return self.controller.reconsider(self.step, self.row, self)
+        return self.controller.decide(trigger, self.step, self.row, self)
+
+    def _carry_out(self, decision: Decision) -> None:
+        chosen = decision.chosen
+        edit = None if chosen.edit is None else edit_from_dict(chosen.edit)
+        if edit is None and chosen.treatment == "keep":
+            return
+        if isinstance(edit, Restore) and edit.concept == BEFORE_EDIT:
+            assert self.before is not None
+            self.model, self.optimizer, self.controller.births = self.before
+            return
+        if holds_before(decision):
+            births = [list(layer) for layer in self.controller.births]
+            self.before = (self.model, self.optimizer, births)
+        if isinstance(edit, Restore):
+            snapshot = self.library.entries[edit.concept].snapshot
+            self.model = _model_of(snapshot)
+            self.optimizer = build_optimizer(self.model, self.policy.learner)
+            self.controller.births = snapshot.births(self.row)
+            self.library.restored(edit.concept, self.row)
+            self.library.rolling, self.concept = [], edit.concept
+        else:
+            self.model, self.optimizer = self._bench.under(chosen)
 
     # -- what a decision may ask (control.Bench)
+
+    @property
+    def kept(self) -> dict[int, Blueprint]:
+        kept = {concept: entry.snapshot.blueprint for concept, entry in self.library.entries.items()}
+        return kept if self.before is None else {**kept, BEFORE_EDIT: self.before[0].blueprint}
+
+    def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
+        newest = np.arange(max(0, self.row - rows), self.row)
+        held = self.script.memory(self.step)
+        slots = held.held(remembered, self.step) if remembered else np.zeros(0, np.int64)
+        old = held.columns["row"][slots]
+        models = [self.model]
+        for concept in concepts:
+            known = self.before[0] if concept == BEFORE_EDIT and self.before is not None else None
+            models.append(known or _model_of(self.library.entries[concept].snapshot))
+        return [Trial(self._losses(model, newest), self._losses(model, old)) for model in models]
+
+    @torch.no_grad()
+    def _losses(self, model: ElasticTransformer, rows: Integers) -> Floats:
+        if not len(rows):
+            return np.zeros(0, np.float32)
+        target = torch.from_numpy(self.stream.target[rows])
+        return np.asarray(_row_loss(model, tensors(self.stream, rows), target).numpy())
 
     def seconds(self) -> float:
         return time.perf_counter()
 
     def evidence(self, since_row: int) -> Evidence:
-        row = self.step * BATCH_ROWS
-        recent = np.arange(max(since_row, row - RECENT_ROWS, 0), row)
+        recent = np.arange(max(since_row, self.row - RECENT_ROWS, 0), self.row)
         recent = np.random.default_rng((self.stream.seed, self.step, 1)).permutation(recent)
         memory = self.script.memory(self.step)
         held = memory.held(MEMORY_ROWS, self.step)
@@ -189,7 +260,8 @@ class Episode:
             held_memory=len(held),
         )
         seed = self.stream.seed * 1_000_003 + self.step
-        self._bench = Workbench(self.model, self.optimizer, self.policy, evidence, _row_loss, seed)
+        kept = {concept: entry.snapshot.weights for concept, entry in self.library.entries.items()}
+        self._bench = Workbench(self.model, self.optimizer, self.policy, evidence, _row_loss, seed, kept)
         return evidence
 
     def measure(self, evidence: Evidence) -> Measurement:
@@ -257,6 +329,8 @@ def _step(population: Population, episodes: Sequence[Episode]) -> None:
         due = episode.take_in(loss_PB[place], output_PBC[place], int(heads_P[place]), passes)
         if due and episode.decide(*population.take(place)):
             population.put(place, episode.model, episode.optimizer)
+        if episode.policy.controller.kind != "none" and episode.library.due(episode.row):
+            episode.roll(population.take(place)[0])
 
 
 def _batch(episodes: Sequence[Episode], steps: Sequence[int]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -354,6 +428,12 @@ def _life(episode: Episode, branchings: list[Branching]) -> Life:
         branchings,
         episode.controller.passes_spent / max(1, episode.controller.passes_trained),
     )
+
+
+def _model_of(snapshot: Snapshot) -> ElasticTransformer:
+    model = build(snapshot.blueprint)
+    model.load_state_dict(dict(snapshot.weights))
+    return model
 
 
 def _row_loss(model: nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:

@@ -17,11 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from planaria.control.adapt import adapt_last_layer
+from planaria.control.features import EDIT_KINDS, NAMES
 from planaria.control.value import INNER_STEPS, Outcomes, ValueEnsemble, ValueNetwork
 from planaria.meta.experience import Experience
 from planaria.meta.job import OuterLoop
 
 SUPPORT, QUERY = 16, 48
+LEAST_SEEN = 20
+"""A kind of edit of which fewer were followed counts as unknown."""
 
 
 def train(experience: Experience, settings: OuterLoop, seed: int) -> ValueEnsemble:
@@ -37,7 +40,14 @@ def train(experience: Experience, settings: OuterLoop, seed: int) -> ValueEnsemb
         random = np.random.default_rng((seed, number))
         torch.manual_seed(seed * 1_009 + number)
         members.append(_train_member(experience, data, settings, random))
-    about = {"unit": unit, "decisions": len(experience), "streams": len(_streams(experience)), "seed": seed}
+    edits = [kind for kind in EDIT_KINDS if _seen(experience, kind) >= LEAST_SEEN]
+    about = {
+        "unit": unit,
+        "edits": edits,
+        "decisions": len(experience),
+        "streams": len(_streams(experience)),
+        "seed": seed,
+    }
     return ValueEnsemble(members, mean_X, spread_X, {**about, "mode": settings.mode})
 
 
@@ -114,6 +124,11 @@ def _task_loss(
         loss = loss + wrong_QK.sum() / there_QK[:, 1:].sum().clamp(min=1)
         loss = loss + settings.return_weight * F.huber_loss(returned_QK[:, 0], true_QK[:, 0])
     return loss
+
+
+def _seen(experience: Experience, kind: str) -> int:
+    """How many followed candidates were edits of that kind."""
+    return int((experience.before_DKX[..., NAMES.index(f"option_{kind}")] > 0).sum())
 
 
 def _streams(experience: Experience) -> list[tuple[str, int]]:

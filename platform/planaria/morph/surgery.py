@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from planaria.blueprint import Blueprint, Edit, GrowHeads, GrowOutputs, ShrinkHeads
+from planaria.blueprint import Blueprint, Edit, GrowHeads, GrowOutputs, RecycleHead, Restore, ShrinkHeads
 from planaria.model.attention import ElasticAttention
 from planaria.model.transformer import ElasticTransformer
 from planaria.morph.refit import refit_output_projection
@@ -28,11 +28,13 @@ def operate(
     seed: int,
     follow: Follow | None = None,
     calibration: Mapping[str, Tensor] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Blueprint:
     """Apply the edit in place and return the new blueprint.
 
-    `calibration` holds recent inputs: with them, shrinking refits the output projection to what the removed heads
-    contributed. Raises ValueError (before anything is touched) where the edit does not fit.
+    `calibration` holds recent inputs: with them, shrinking and recycling refit the output projection to what the lost
+    heads contributed. `weights` is the state dict that a restoring edit puts back. Raises ValueError (before anything
+    is touched) where the edit does not fit.
     """
     after = edit.apply(model.blueprint)
     follow = follow or (lambda old, new, kept: None)
@@ -42,6 +44,10 @@ def operate(
         _shrink_heads(model, edit, follow, calibration)
     elif isinstance(edit, GrowOutputs):
         _grow_outputs(model, edit.outputs, follow)
+    elif isinstance(edit, RecycleHead):
+        _recycle_head(model, edit, torch.Generator().manual_seed(seed), follow, calibration)
+    elif isinstance(edit, Restore):
+        _restore(model, weights, after, follow)
     else:
         raise TypeError(f"no surgery for {edit!r}")
     model.blueprint = after
@@ -79,6 +85,45 @@ def _shrink_heads(
     for name in ("q", "kv", "o", "q_bias", "kv_bias"):
         if getattr(attention, name) is not None:
             _replace(attention, name, keep_groups if name.startswith("kv") else keep_heads, None, follow)
+
+
+def _recycle_head(
+    model: ElasticTransformer,
+    edit: RecycleHead,
+    generator: torch.Generator,
+    follow: Follow,
+    calibration: Mapping[str, Tensor] | None,
+) -> None:
+    """The head goes as when it is removed, and a fresh one with zero outputs comes as the layer's last."""
+    attention = model.block(edit.layer).attention
+    fresh = attention.fresh_heads(1, generator)
+    others = [head for head in range(attention.heads) if head != edit.head]
+    if calibration is not None:
+        refit_output_projection(model, edit.layer, keep=others, inputs=calibration)
+    kept = torch.tensor(others, device=attention.q.device)
+    for name, rows in fresh.items():
+        _replace(attention, name, kept, rows, follow)
+
+
+def _restore(model: ElasticTransformer, weights: Mapping[str, Tensor] | None, after: Blueprint, follow: Follow) -> None:
+    """Every parameter is replaced, and none keeps optimizer state. Buffers come along: the running statistics of
+    inputs and targets are what the weights were learned under, and with others the function would be another."""
+    if weights is None:
+        raise ValueError("nothing was kept that could be restored")
+    attentions = [weights[f"blocks.{layer}.attention.q"] for layer in range(after.layers)]
+    known = len(weights["output.bias"])
+    if tuple(map(len, attentions)) != after.heads or known > after.outputs:
+        raise ValueError(f"what was kept has not {list(after.heads)} heads, or more than {after.outputs} outputs")
+    nothing = torch.arange(0, device=model.output.bias.device)
+    for name, old in list(model.named_parameters()):
+        place, _, leaf = name.rpartition(".")
+        new = nn.Parameter(weights[name].to(old, copy=True))
+        setattr(model.get_submodule(place), leaf, new)
+        follow(old, new, nothing)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(weights[name])
+    if known < after.outputs:
+        _grow_outputs(model, after.outputs, follow)
 
 
 def _grow_outputs(model: ElasticTransformer, outputs: int, follow: Follow) -> None:

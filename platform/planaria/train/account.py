@@ -33,6 +33,7 @@ class Totals:
     shifts: int = 0
     grows: int = 0
     shrinks: int = 0
+    restores: int = 0
     revisions: int = 0
 
 
@@ -219,6 +220,7 @@ class Account:
             "revisions": totals.revisions,
             "grows": totals.grows,
             "shrinks": totals.shrinks,
+            "restores": totals.restores,
             "heads_first": self.heads_first,
             "heads_last": list(self.blueprint.heads),
             "heads_mean": totals.heads / count,

@@ -9,9 +9,10 @@ Legend: B rows of the step, R replayed rows, C outputs, F sketch features.
 
 from __future__ import annotations
 
+import copy
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,28 +25,35 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from planaria.blueprint import Blueprint, Edit, GrowOutputs, edit_from_dict
+from planaria.blueprint import BEFORE_EDIT, Blueprint, Edit, GrowOutputs, Restore, edit_from_dict
 from planaria.control import Controller, Evidence, Measurement, Trial
+from planaria.control.library import Snapshot, Weights
 from planaria.control.propose import price_of
+from planaria.control.recall import RECALL
+from planaria.control.rollback import ROLLBACK, holds_before
 from planaria.detect import ShiftMonitor, Sketch
 from planaria.errors import InputError, RunError
 from planaria.job import Job
 from planaria.learn import (
+    DOUBTFUL,
     ReplayMemory,
     build_optimizer,
     build_replay_loss,
     load_optimizer_tensors,
     optimizer_tensors,
     replace_parameter,
+    replace_with_state,
     row_error,
     row_loss,
 )
 from planaria.model import ElasticTransformer, build
-from planaria.morph import operate
-from planaria.signals import Candidate, Decision, Features, Rows, StepReport, Stream
+from planaria.morph import Follow, operate
+from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepReport, Stream
 from planaria.train.account import Account
 from planaria.train.evaluate import Evaluator, table_bytes, table_from
 from planaria.train.group import Group, own_shards, tree_sum
+from planaria.train.recollection import FILE as RECOLLECTION_FILE
+from planaria.train.recollection import Recollection
 from planaria.train.workbench import CALIBRATION_ROWS, Workbench, treat
 
 RECENT_ROWS = 1_024
@@ -77,6 +85,9 @@ class Lifelong:
         self.monitor = ShiftMonitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
         self.controller = Controller(policy, job.model.layers, job.seed)
+        self.recollection = Recollection(policy.controller.library if policy.controller.kind != "none" else 0)
+        self.present_since = 0
+        """First row that is surely of the present concept."""
         self.evaluator = Evaluator(job.evaluation, stream, self.task, job.seed)
         self.account = Account(job, stream, self.evaluator)
         self.model: ElasticTransformer
@@ -286,26 +297,74 @@ class Lifelong:
         chosen = self.memory.choose(rows.start, rows.target, ~rows.held_out)
         if chosen:
             at, slots = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
-            self.memory.store(slots, rows.select(at), rows.target[at], seen.output_BC[at])
+            self.memory.store(
+                slots, rows.select(at), rows.target[at], seen.output_BC[at], rows.start + at, self.monitor.concept
+            )
 
     # -- detect, decide, edit
 
     def _control(self, seen: StepReport) -> None:
         replayed = round(self.job.policy.learner.replay_ratio * len(seen.loss_B))
         self.controller.observe(seen, passes=3 * (len(seen.loss_B) + replayed))
+        left = self.monitor.concept
         shift = self.monitor.update(seen)
+        self._recollect(left, shift)
         if shift is not None:
             self.account.note_shift(shift)
             self.controller.shifted(shift)
+        else:
+            self.controller.alarmed(self.monitor.alarm_onset)
         for number, gain in self.controller.outcomes(self.row):
             self.account.records.set_gain_realised(number, gain)
         trigger = self.controller.due(self.row)
         if trigger is not None:
-            decision = self.controller.decide(trigger, self.step, self.row, self)
-            self._carry_out(decision)
+            decision = self._decide(trigger)
+            if decision is not None:
+                self._carry_out(decision)
+        if self.controller.held is None:
+            self.recollection.before = None
+
+    def _decide(self, trigger: str) -> Decision | None:
+        if trigger == RECALL:
+            return self.controller.recall(self.step, self.row, self)
+        if trigger == ROLLBACK:
+            return self.controller.reconsider(self.step, self.row, self)
+        return self.controller.decide(trigger, self.step, self.row, self)
+
+    def _recollect(self, left: int | None, shift: Shift | None) -> None:
+        """Keep what the model knew of a concept that the stream has left; tag remembered rows with their concept."""
+        library, monitor = self.recollection.library, self.monitor
+        if shift is not None:
+            self.present_since = monitor.surely_since
+            self.memory.tag_since(shift.onset_sample, DOUBTFUL)
+            if left is not None:
+                library.leave(left, shift.onset_sample, self.row)
+        elif monitor.alarm_onset is None and library.due(self.row):
+            library.roll(Snapshot.of(self.model, self.blueprint, self.controller.births, self.row))
+        if shift is not None or monitor.concept != left:
+            self.memory.tag_since(self.present_since, monitor.concept)
+        self._exclude()
+
+    def _exclude(self) -> None:
+        self.memory.excluded = self._excluded(self.monitor.contradicted)
+
+    def _excluded_in(self, concept: int) -> frozenset[int]:
+        """What would be left out of replay in that concept, or now."""
+        monitor = self.monitor
+        return self._excluded(monitor.contradicted if concept == BEFORE_EDIT else monitor.contradicted_by(concept))
+
+    def _excluded(self, contradicted: frozenset[int]) -> frozenset[int]:
+        """Contradicting concepts are left out of replay where the library keeps the model that knew them: what is not
+        kept there would be forgotten."""
+        if not self.job.policy.learner.memory.by_concept:
+            return frozenset()
+        contradicting = contradicted & self.recollection.library.entries.keys()
+        return contradicting | {DOUBTFUL} if contradicting else contradicting
 
     def _carry_out(self, decision: Decision) -> None:
         chosen = decision.chosen
+        if holds_before(decision):
+            self.recollection.hold(self.model, self.optimizer, self.controller.births, self.row)
         treat(chosen.treatment, self.model, self.optimizer)
         revision = None
         if chosen.edit is not None:
@@ -321,17 +380,40 @@ class Lifelong:
         self.before_edit()
         totals, heads_before = self.account.totals, sum(self.blueprint.heads)
         self.account.close_revision()
+        follow: Follow = partial(replace_parameter, self.optimizer)
+        weights: Weights | None = None
+        if isinstance(edit, Restore):
+            follow, weights = self._put_back(edit)
         operate(
             self.model,
             edit,
             seed=self._surgery_seed(),
-            follow=partial(replace_parameter, self.optimizer),
+            follow=follow,
             calibration=None if self._evidence is None else self._evidence.learnable(CALIBRATION_ROWS),
+            weights=weights,
         )
         self.parameters = list(self.model.parameters())
-        totals.grows += sum(self.blueprint.heads) > heads_before
-        totals.shrinks += sum(self.blueprint.heads) < heads_before
+        if isinstance(edit, Restore):
+            totals.restores += 1
+        else:
+            totals.grows += sum(self.blueprint.heads) > heads_before
+            totals.shrinks += sum(self.blueprint.heads) < heads_before
         return self.account.open_revision(self.blueprint, totals.revisions - 1, cause, why, edit, decision)
+
+    def _put_back(self, edit: Restore) -> tuple[Follow, Weights]:
+        """How the optimizer follows a restored state, and the weights; the state's heads are as old as they were."""
+        kept = self.recollection.snapshot(edit.concept)
+        self.controller.births = kept.births(self.row)
+        if edit.concept == BEFORE_EDIT:
+            assert self.recollection.before is not None
+            names = {parameter: name for name, parameter in self.model.named_parameters()}
+            return replace_with_state(self.optimizer, names, self.recollection.before.optimizer), kept.weights
+        onset, left = self.monitor.alarm_onset, self.monitor.concept
+        suspected = (left, onset) if left is not None and onset is not None else None
+        self.recollection.restored(edit.concept, self.row, suspected)
+        self.monitor.assume(edit.concept)
+        self._exclude()
+        return partial(replace_parameter, self.optimizer), kept.weights
 
     def _surgery_seed(self) -> int:
         return (self.job.seed * 1_000_003 + self.step) % 2**63
@@ -381,7 +463,46 @@ class Lifelong:
         return self.group.spread(len(candidates), lambda at: bench.trial(candidates[at], seed))
 
     def _workbench(self, evidence: Evidence) -> Workbench:
-        return Workbench(self.model, self.optimizer, self.job.policy, evidence, self._row_loss, self._surgery_seed())
+        return Workbench(
+            self.model,
+            self.optimizer,
+            self.job.policy,
+            evidence,
+            self._row_loss,
+            self._surgery_seed(),
+            {concept: self.recollection.snapshot(concept).weights for concept in self.kept},
+        )
+
+    @property
+    def kept(self) -> Mapping[int, Blueprint]:
+        return self.recollection.blueprints
+
+    def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
+        first = max(0, self.row - rows)
+        newest = self.stream.read(first, self.row - first)
+        at = np.flatnonzero(~newest.held_out)
+        slots = self.memory.held(remembered, self.step, excluded=True)
+        recent = newest.select(at)
+        features = self._tensors(_join(recent, self.memory.select(slots)) if len(slots) else recent)
+        target = self._target(np.concatenate((newest.target[at], self.memory.target[slots])))
+
+        def lost(number: int) -> Trial:
+            model = self.model if number == 0 else self._as_kept(concepts[number - 1])
+            with torch.no_grad():
+                loss = self._row_loss(model, features, target).float().cpu().numpy()
+            if number:
+                excluded = self._excluded_in(concepts[number - 1])
+                loss[len(at) :][np.isin(self.memory.concept[slots], list(excluded))] = np.nan
+            return Trial(loss[: len(at)], loss[len(at) :])
+
+        return self.group.spread(1 + len(concepts), lost)
+
+    def _as_kept(self, concept: int) -> ElasticTransformer:
+        """A copy of the model with a kept state put back, and labels that came since."""
+        kept = self.recollection.snapshot(concept)
+        model = copy.deepcopy(self.model)
+        operate(model, Restore(concept, kept.blueprint.heads), seed=0, weights=kept.weights)
+        return model
 
     def _row_loss(self, model: nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
         with self._precision():
@@ -424,6 +545,8 @@ class Lifelong:
             "sketch": self.sketch.state(),
             "controller": self.controller.state(),
             "evaluator": self.evaluator.state(),
+            "recollection": self.recollection.state(),
+            "present_since": self.present_since,
         }
         named = list(self.model.named_parameters())
         weights = {name: t.detach().contiguous().cpu() for name, t in self.model.state_dict().items()}
@@ -433,6 +556,7 @@ class Lifelong:
             "optimizer.safetensors": save_tensors(optimizer_tensors(self.optimizer, named)),
             "memory.arrow": table_bytes(self.memory.to_arrow()),
             "records.arrow": self.account.records.state(),
+            RECOLLECTION_FILE: self.recollection.file(),
             **self.evaluator.files(),
         }
 
@@ -452,6 +576,9 @@ class Lifelong:
             self.sketch.load_state(about["sketch"])
             self.controller.load_state(about["controller"])
             self.evaluator.load(about["evaluator"], parts)
+            self.recollection.load(about["recollection"], parts[RECOLLECTION_FILE], self.device)
+            self.present_since = int(about["present_since"])
+            self._exclude()
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"checkpoint: its parts do not fit this job ({error}); resume it with its own job.yaml"

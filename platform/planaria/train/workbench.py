@@ -6,13 +6,14 @@ The training loop and the simulator of meta-training both decide with it.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from planaria.blueprint import edit_from_dict
+from planaria.blueprint import Restore, edit_from_dict
 from planaria.control import Evidence, Measurement, Trial, run_trial
 from planaria.control.adapt import adam_rates
 from planaria.control.look_ahead import RowLoss
@@ -40,6 +41,8 @@ class Workbench:
     evidence: Evidence
     row_loss: RowLoss
     surgery_seed: int
+    kept: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    """The weights that a restoring edit puts back, by its concept."""
 
     def measure(self) -> Measurement:
         """Head importance, growth scores and loss, from recent and remembered rows."""
@@ -70,12 +73,14 @@ class Workbench:
         model, optimizer = copy.deepcopy((self.model, self.optimizer))
         treat(candidate.treatment, model, optimizer)
         if candidate.edit is not None:
+            edit = edit_from_dict(candidate.edit)
             operate(
                 model,
-                edit_from_dict(candidate.edit),
+                edit,
                 seed=self.surgery_seed,
                 follow=partial(replace_parameter, optimizer),
                 calibration=self.evidence.learnable(CALIBRATION_ROWS),
+                weights=self.kept[edit.concept] if isinstance(edit, Restore) else None,
             )
         return model, optimizer
 
