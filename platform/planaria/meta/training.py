@@ -48,7 +48,9 @@ def train(experience: Experience, settings: OuterLoop, seed: int) -> ValueEnsemb
         "streams": len(_streams(experience)),
         "seed": seed,
     }
-    return ValueEnsemble(members, mean_X, spread_X, {**about, "mode": settings.mode})
+    return ValueEnsemble(
+        members, mean_X, spread_X, {**about, "streams": len(_streams(experience)), "mode": settings.mode}
+    )
 
 
 @dataclass(frozen=True)
