@@ -75,11 +75,12 @@ def figures(life: Life) -> dict[str, Any]:
         "looked": sum(not np.isnan(c.loss_recent) for d in life.decisions for c in d.candidates[1:]),
         "grows": edits.count("grow_heads"),
         "shrinks": edits.count("shrink_heads"),
+        "restores": edits.count("restore"),
         "heads_last": float(life.heads_S[-1]),
     }
 
 
-def judge_of(contestant: Contestant) -> Callable[[SimStream], Judge | None]:
+def judge_of(contestant: Contestant) -> Callable[[SimStream], Judge]:
     kind = contestant.kind
     if kind == "learned":
         assert contestant.value is not None

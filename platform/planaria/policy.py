@@ -107,6 +107,8 @@ class Controller(Settings):
     kind: Literal["learned", "look_ahead", "none"] = "learned"
     """learned values edits by what was meta-learned, and looks ahead where that is unsure; look_ahead tries every edit
     on a copy, at every decision; none leaves the model as it starts."""
+    value: str | None = None
+    """learned: file of a value that `planaria meta-train` made; null is the one that planaria ships with."""
     doubt: float = Field(0.5, ge=0)
     """learned: an edit is looked ahead on where its value may be the best within so many standard deviations."""
     most_looks: int = Field(2, ge=1)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from planaria.control import Controller
+from planaria.control.full_look_ahead import FullLookAhead
 from planaria.policy import Budget, Heads, Policy
 from planaria.signals import StepReport
 
 
 def controller(**budget: float) -> Controller:
-    return Controller(Policy(heads=Heads(start=6, max=10), budget=Budget.model_validate(budget)), layers=2, seed=0)
+    policy = Policy(heads=Heads(start=6, max=10), budget=Budget.model_validate(budget))
+    return Controller(policy, layers=2, seed=0, judge=FullLookAhead(policy.controller))
 
 
 def live(run: Controller, rows: int, batch: int = 100) -> None:

@@ -14,7 +14,6 @@ from planaria.blueprint import BEFORE_EDIT, Blueprint, edit_from_dict
 from planaria.control import recall, rollback
 from planaria.control.births import births_after
 from planaria.control.decide import edit_kind
-from planaria.control.full_look_ahead import FullLookAhead
 from planaria.control.judge import Judge, Outcome, Situation
 from planaria.control.look_ahead import Evidence, Measurement, Trial, row_passes
 from planaria.control.propose import Scores, facts_of, fits, long_run_gain, price_of, propose
@@ -81,10 +80,10 @@ class OpenOutcome:
 class Controller:
     """Decides on shifts, and between them whenever `thrift_every_samples` rows have passed."""
 
-    def __init__(self, policy: Policy, layers: int, seed: int, judge: Judge | None = None) -> None:
+    def __init__(self, policy: Policy, layers: int, seed: int, judge: Judge) -> None:
         self.policy, self.seed = policy, seed
         self.pulse = Pulse()
-        self.judge: Judge = judge or FullLookAhead(policy.controller)
+        self.judge = judge
         self.births = [[-policy.heads.cooldown_samples] * policy.heads.start for _ in range(layers)]
         """Per layer and head: the sample at which it was born."""
         self.price = policy.budget.price

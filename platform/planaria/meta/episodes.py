@@ -108,7 +108,7 @@ def policy_for(stream: SimStream, **controller: object) -> Policy:
 class Episode:
     """One stream and all that lives on it but the model, which has a place in the population."""
 
-    def __init__(self, stream: SimStream, script: Script, policy: Policy, judge: Judge | None, branch: bool) -> None:
+    def __init__(self, stream: SimStream, script: Script, policy: Policy, judge: Judge, branch: bool) -> None:
         self.stream, self.script, self.policy = stream, script, policy
         self.steps = script.steps
         self.step = 0
@@ -278,7 +278,7 @@ class Start:
 
     stream: SimStream
     script: Script
-    judge: Judge | None
+    judge: Judge
     policy: Policy
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from planaria.blueprint import BEFORE_EDIT, Blueprint, Edit, GrowOutputs, Restore, edit_from_dict
 from planaria.control import Controller, Evidence, Measurement, Trial
+from planaria.control.judges import judge_for
 from planaria.control.library import Snapshot, Weights
 from planaria.control.propose import price_of
 from planaria.control.recall import RECALL
@@ -84,7 +85,7 @@ class Lifelong:
         self.replay_loss = build_replay_loss(policy.learner)
         self.monitor = ShiftMonitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
-        self.controller = Controller(policy, job.model.layers, job.seed)
+        self.controller = Controller(policy, job.model.layers, job.seed, judge_for(policy.controller))
         self.recollection = Recollection(policy.controller.library if policy.controller.kind != "none" else 0)
         self.present_since = 0
         """First row that is surely of the present concept."""

@@ -1,0 +1,257 @@
+"""The learned controller against its rivals, on kinds of stream that neither meta-training nor tuning has seen.
+
+Every family's streams are lived through by every contestant: the same rows, the same reports of shifts, the same first
+weights. Rivals learn from as many more rows at each step as the learned controller's decisions cost it on that family.
+Thresholds and the bandit are tuned on the families that the value was meta-trained on, what the learned controller is
+free to choose on the validation families. Cost J = prequential cross-entropy + price x mean heads / 6.
+
+    python -m benchmarks.controller.compare            # 20 streams a family; writes benchmarks/results/controller.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.controller.lives import EVERYTHING, Contestant, run
+from benchmarks.controller.rivals import LinUcb, Thresholds
+from rich.console import Console
+from scipy.stats import t as student
+
+from planaria.control.value import SHIPPED
+from planaria.meta.campaign import from_bytes
+from planaria.meta.experience import joined
+from planaria.meta.families import SPLIT
+from planaria.meta.script import BATCH_ROWS, REPLAY_ROWS
+
+RESULTS = Path(__file__).parents[1] / "results" / "controller.json"
+TRIALS = 24
+"""Settings of the thresholds that are tried, and settings of all others together."""
+SIZES = (1, 2, 3, 4, 5, 6)
+_TUNING_SEED, _TEST_SEED = 700_000, 900_000
+_CHUNK = 10
+"""Streams that one task lives through, with all contestants."""
+Rows = dict[str, list[dict[str, Any]]]
+
+
+class Arena:
+    """Runs contestants on two processes, and keeps what was measured in a folder so that it need not be again."""
+
+    def __init__(self, folder: Path, processes: int, console: Console) -> None:
+        self.folder, self.console = folder, console
+        self.pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+
+    def rows(
+        self,
+        stage: str,
+        contestants: Sequence[Contestant],
+        families: Sequence[str],
+        seeds: range,
+        extra: dict[str, int],
+    ) -> Rows:
+        """Figures of each contestant, one a stream."""
+        path = self.folder / f"{stage}.json"
+        if path.exists():
+            return dict(json.loads(path.read_text()))
+        chunks = [
+            (family, list(seeds[low : low + _CHUNK])) for family in families for low in range(0, len(seeds), _CHUNK)
+        ]
+        jobs = [self.pool.submit(run, contestants, family, part, extra.get(family, 0)) for family, part in chunks]
+        found: Rows = {contestant.name: [] for contestant in contestants}
+        for job, (family, part) in zip(jobs, chunks, strict=True):
+            for name, rows in job.result().items():
+                found[name] += rows
+            self.console.print(f"{stage}: {family}, {len(part)} streams done")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found))
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--value", type=Path, default=SHIPPED, help="the learned value")
+    parser.add_argument("--second", type=Path, help="another, meta-trained with another seed")
+    parser.add_argument("--pooled", type=Path, help="another, trained without an inner loop")
+    parser.add_argument("--experience", type=Path, help="the meta-training's folder, for the bandit to begin with")
+    parser.add_argument("--streams", type=int, default=20, help="of each family")
+    parser.add_argument("--families", nargs="+", default=list(SPLIT["test"]))
+    parser.add_argument("--work", type=Path, default=Path("runs/controller"), help="what was measured already")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    console = Console(width=160)
+    arena = Arena(arguments.work, arguments.processes, console)
+    value = arguments.value.read_bytes()
+    ours = tuned_ours(arena, Contestant("ours", "learned", value=value))
+    thresholds = tuned_thresholds(arena, ours.start)
+    bandit = tuned_bandit(arena, arguments.experience, ours.start) if arguments.experience else None
+    seeds = range(_TEST_SEED, _TEST_SEED + arguments.streams)
+    free = [ours, replace(ours, name="full look-ahead", settings={**(ours.settings or {}), **EVERYTHING})]
+    free.append(
+        replace(ours, name="never looks ahead", settings={**(ours.settings or {}), "most_looks": 1, "doubt": 0.0})
+    )
+    free.append(replace(ours, name="without the library", settings={**(ours.settings or {}), "library": 0}))
+    if arguments.second:
+        free.append(replace(ours, name="other meta-training seed", value=arguments.second.read_bytes()))
+    if arguments.pooled:
+        free.append(replace(ours, name="pooled training", value=arguments.pooled.read_bytes()))
+    mine = arena.rows("ours", free, arguments.families, seeds, {})
+    extra = {family: extra_rows(mine["ours"], family) for family in arguments.families}
+    rivals = [Contestant(f"fixed at {heads}", "keep", start=heads) for heads in SIZES]
+    rivals += [
+        Contestant(name, kind, start=ours.start) for name, kind in (("always grow", "grow"), ("random", "random"))
+    ]
+    rivals += [thresholds, Contestant("hand-weighted look-ahead", "look_ahead", start=ours.start)]
+    rivals += [Contestant("oracle of demand", "oracle", start=ours.start)]
+    rivals += [bandit] if bandit else []
+    theirs = arena.rows("rivals", rivals, arguments.families, seeds, extra)
+    results = {
+        "comparisons": list(comparisons(mine, theirs, arguments.families)),
+        "extra_rows_of_rivals": extra,
+        "chosen": {"ours": {"start": ours.start, **(ours.settings or {})}, "thresholds": asdict_of(thresholds)},
+        "streams": arguments.streams,
+        "seeds": [seeds.start, seeds.stop],
+        "means": means({**mine, **theirs}, arguments.families),
+    }
+    arguments.out.write_text(json.dumps(results, indent=1))
+    show(console, results)
+
+
+def tuned_ours(arena: Arena, ours: Contestant) -> Contestant:
+    """What is free to choose, by J on the validation families."""
+    tried = [
+        replace(ours, name=f"{start}/{certainty}/{weight}", start=start, settings=settings(certainty, weight))
+        for start in (3, 4)
+        for certainty in (0.0, 0.5)
+        for weight in (0.0, 0.5)
+    ]
+    rows = arena.rows("tune-ours", tried, SPLIT["validation"], range(_TUNING_SEED, _TUNING_SEED + 8), {})
+    best = min(tried, key=lambda contestant: mean_cost(rows[contestant.name]))
+    return replace(best, name="ours")
+
+
+def settings(certainty: float, memory_weight: float) -> dict[str, Any]:
+    return {"certainty": certainty, "memory_weight": memory_weight}
+
+
+def tuned_thresholds(arena: Arena, start: int) -> Contestant:
+    random = np.random.default_rng(0)
+    tried = [
+        Contestant(f"threshold {n}", "threshold", start=start, thresholds=Thresholds.drawn(random))
+        for n in range(TRIALS)
+    ]
+    rows = arena.rows("tune-thresholds", tried, SPLIT["meta_train"], range(_TUNING_SEED, _TUNING_SEED + 5), {})
+    return replace(min(tried, key=lambda one: mean_cost(rows[one.name])), name="tuned thresholds")
+
+
+def tuned_bandit(arena: Arena, folder: Path, start: int) -> Contestant:
+    parts = [from_bytes(path.read_bytes()) for path in sorted(folder.glob("round-*/*.npz"))]
+    warm, mean_X, spread_X = LinUcb.warmed(joined(parts))
+    tried = [
+        Contestant(f"bandit {optimism}", "bandit", start=start, warm=(warm, mean_X, spread_X, optimism))
+        for optimism in (0.0, 0.01, 0.03, 0.1)
+    ]
+    rows = arena.rows("tune-bandit", tried, SPLIT["meta_train"], range(_TUNING_SEED, _TUNING_SEED + 5), {})
+    return replace(min(tried, key=lambda one: mean_cost(rows[one.name])), name="LinUCB")
+
+
+def mean_cost(rows: Sequence[dict[str, Any]]) -> float:
+    return float(np.mean([row["J"] for row in rows]))
+
+
+def extra_rows(rows: Sequence[dict[str, Any]], family: str) -> int:
+    """Rows more that rivals learn from at each step, rounded up: what decisions cost, in rows of training."""
+    cost = float(np.mean([row["extra"] for row in rows if row["family"] == family]))
+    usual = BATCH_ROWS + (REPLAY_ROWS if family in ("digits", "segments", "fashion", "virtual") else 0)
+    return math.ceil(cost * usual)
+
+
+def comparisons(mine: Rows, theirs: Rows, families: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Ours minus each of the others: negative is better for ours."""
+    for family in families:
+        ours = of(mine["ours"], family)
+        for name, rows in {**mine, **theirs}.items():
+            if name == "ours":
+                continue
+            other = of(rows, family)
+            yield compared(family, name, ours, other, lambda row: row["J"])
+        fixed = {heads: of(theirs[f"fixed at {heads}"], family) for heads in SIZES}
+        best = min(SIZES, key=lambda heads: mean_cost(fixed[heads]))
+        yield {**compared(family, "best fixed size", ours, fixed[best], lambda row: row["J"]), "size": best}
+        hindsight = [min((fixed[h][n] for h in SIZES), key=lambda row: row["J"]) for n in range(len(ours))]
+        yield compared(family, "best fixed size of each stream", ours, hindsight, lambda row: row["J"])
+        equal = [between(row["heads"], [fixed[h][n]["loss"] for h in SIZES]) for n, row in enumerate(ours)]
+        level = [{**row, "loss": loss} for row, loss in zip(ours, equal, strict=True)]
+        yield compared(family, "fixed, at equal mean heads (loss alone)", ours, level, lambda row: row["loss"])
+
+
+def of(rows: Sequence[dict[str, Any]], family: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["family"] == family]
+
+
+def between(heads: float, loss_of_size: Sequence[float]) -> float:
+    """Loss of a fixed size that may be a fraction."""
+    return float(np.interp(heads, SIZES, loss_of_size))
+
+
+def compared(
+    family: str,
+    against: str,
+    ours: Sequence[dict[str, Any]],
+    other: Sequence[dict[str, Any]],
+    measure: Callable[[dict[str, Any]], float],
+) -> dict[str, Any]:
+    difference = np.array([measure(a) - measure(b) for a, b in zip(ours, other, strict=True)])
+    half = float(student.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / math.sqrt(len(difference)))
+    mean = float(difference.mean())
+    return {
+        "family": family,
+        "against": against,
+        "streams": len(difference),
+        "d_j_mean": round(mean, 5),
+        "ci95": [round(mean - half, 5), round(mean + half, 5)],
+        "heads_mean": round(float(np.mean([row["heads"] for row in ours])), 3),
+        "heads_mean_other": round(float(np.mean([row["heads"] for row in other])), 3),
+        "extra_steps": round(float(np.mean([row["extra"] for row in ours])), 4),
+        "extra_steps_other": round(float(np.mean([row["extra"] for row in other])), 4),
+    }
+
+
+def means(found: Rows, families: Sequence[str]) -> list[dict[str, Any]]:
+    columns = ("J", "loss", "accuracy", "heads", "extra", "decisions", "looked", "grows", "shrinks", "restores")
+    return [
+        {
+            "family": family,
+            "name": name,
+            **{c: round(float(np.mean([r[c] for r in of(rows, family)])), 4) for c in columns},
+        }
+        for family in families
+        for name, rows in found.items()
+    ]
+
+
+def asdict_of(contestant: Contestant) -> dict[str, Any]:
+    return asdict(contestant.thresholds) if contestant.thresholds else {}
+
+
+def show(console: Console, results: dict[str, Any]) -> None:
+    for row in results["means"]:
+        console.print(" ".join(f"{name} {value}" for name, value in row.items()))
+    for row in results["comparisons"]:
+        low, high = row["ci95"]
+        console.print(
+            f"{row['family']:10s} ours - {row['against']:42s} {row['d_j_mean']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        )
+
+
+if __name__ == "__main__":
+    main()
