@@ -37,6 +37,9 @@ RESULTS = Path(__file__).parents[1] / "results" / "controller.json"
 TRIALS = 24
 """Settings of the thresholds that are tried, and settings of all others together."""
 SIZES = (1, 2, 3, 4, 5, 6)
+NOTHING = {"most_looks": 1, "doubt": 0.0}
+"""Of a learned judge that all but never looks ahead."""
+LIBRARY_OFF = "without the library"
 _TUNING_SEED, _TEST_SEED = 700_000, 900_000
 _CHUNK = 10
 """Streams that one task lives through, with all contestants."""
@@ -95,11 +98,13 @@ def main() -> None:
     thresholds = tuned_thresholds(arena, ours.start)
     bandit = tuned_bandit(arena, arguments.experience, ours.start) if arguments.experience else None
     seeds = range(_TEST_SEED, _TEST_SEED + arguments.streams)
-    free = [ours, replace(ours, name="full look-ahead", settings={**(ours.settings or {}), **EVERYTHING})]
-    free.append(
-        replace(ours, name="never looks ahead", settings={**(ours.settings or {}), "most_looks": 1, "doubt": 0.0})
-    )
-    free.append(replace(ours, name="without the library", settings={**(ours.settings or {}), "library": 0}))
+    free = [ours]
+    for name, change in (
+        ("full look-ahead", EVERYTHING),
+        ("never looks ahead", NOTHING),
+        (LIBRARY_OFF, {"library": 0}),
+    ):
+        free.append(replace(ours, name=name, settings={**(ours.settings or {}), **change}))
     if arguments.second:
         free.append(replace(ours, name="other meta-training seed", value=arguments.second.read_bytes()))
     if arguments.pooled:
@@ -187,6 +192,8 @@ def comparisons(mine: Rows, theirs: Rows, families: Sequence[str]) -> Iterator[d
         fixed = {heads: of(theirs[f"fixed at {heads}"], family) for heads in SIZES}
         best = min(SIZES, key=lambda heads: mean_cost(fixed[heads]))
         yield {**compared(family, "best fixed size", ours, fixed[best], lambda row: row["J"]), "size": best}
+        bare = of(mine[LIBRARY_OFF], family)
+        yield compared(family, f"best fixed size, ours {LIBRARY_OFF}", bare, fixed[best], lambda row: row["J"])
         hindsight = [min((fixed[h][n] for h in SIZES), key=lambda row: row["J"]) for n in range(len(ours))]
         yield compared(family, "best fixed size of each stream", ours, hindsight, lambda row: row["J"])
         equal = [between(row["heads"], [fixed[h][n]["loss"] for h in SIZES]) for n, row in enumerate(ours)]
