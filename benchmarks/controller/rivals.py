@@ -34,6 +34,9 @@ class Rival:
     def learn(self, outcome: Outcome) -> None:
         """Most of them do not."""
 
+    def inherit(self, state: Mapping[str, Any]) -> None:
+        """Rivals begin with nothing."""
+
     def state(self) -> dict[str, Any]:
         return {}
 

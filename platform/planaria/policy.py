@@ -109,6 +109,9 @@ class Controller(Settings):
     on a copy, at every decision; none leaves the model as it starts."""
     value: str | None = None
     """learned: file of a value that `planaria meta-train` made; null is the one that planaria ships with."""
+    from_run: str | None = None
+    """learned: begin with what another run's controller has learned from its own edits: that run's folder, its MLflow
+    id in this job's store, or the name of a run that goes on in this cluster."""
     doubt: float = Field(0.5, ge=0)
     """learned: an edit is looked ahead on where its value may be the best within so many standard deviations."""
     most_looks: int = Field(2, ge=1)

@@ -9,6 +9,7 @@ from planaria.control.decide import choose
 from planaria.control.judge import Look, Outcome, Situation, Verdict
 from planaria.control.ledger import Ledger
 from planaria.control.look_ahead import score
+from planaria.errors import InputError
 from planaria.policy import Controller
 
 
@@ -32,8 +33,13 @@ class FullLookAhead:
         gain = outcome.fall - outcome.price_paid
         self.ledger.add(outcome.trigger, outcome.kind, outcome.predicted, gain)
 
+    def inherit(self, state: Mapping[str, Any]) -> None:
+        self.load_state(state)
+
     def state(self) -> dict[str, Any]:
         return {"ledger": self.ledger.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        if "ledger" not in state:
+            raise InputError("controller state: holds no ledger; it is that of another kind of controller")
         self.ledger = Ledger.from_state(state["ledger"])

@@ -66,6 +66,9 @@ class Judge(Protocol):
 
     def learn(self, outcome: Outcome) -> None: ...
 
+    def inherit(self, state: Mapping[str, Any]) -> None:
+        """Begin with what the judge of another run had learned. Raises InputError where that was another kind."""
+
     def state(self) -> dict[str, Any]: ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:

@@ -66,6 +66,9 @@ class LearnedJudge:
         self.return_S = [*self.return_S, outcome.fall / scale][-MOST_OUTCOMES:]
         self._adapt()
 
+    def inherit(self, state: Mapping[str, Any]) -> None:
+        self.load_state({**state, "open": []})
+
     def state(self) -> dict[str, Any]:
         return {
             "features": self.features_SX,

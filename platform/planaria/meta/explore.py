@@ -35,6 +35,9 @@ class Exploring:
         if self.inner is not None:
             self.inner.learn(outcome)
 
+    def inherit(self, state: Mapping[str, Any]) -> None:
+        """Nothing is kept: exploring is for simulations."""
+
     def state(self) -> dict[str, Any]:
         return {}
 

@@ -184,7 +184,7 @@ class MlflowRecorder:
             write_atomically(self._folder / "summary.json", lambda file: file.write(content))
 
     def _files(self) -> list[Path]:
-        names = [*(f"{table}.parquet" for table in SCHEMAS), "job.yaml", "summary.json"]
+        names = [*(f"{table}.parquet" for table in SCHEMAS), "job.yaml", "summary.json", "controller.json"]
         return [path for name in names if (path := self._folder / name).exists()]
 
 

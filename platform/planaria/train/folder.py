@@ -40,6 +40,16 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def learned(self) -> Path:
+        """What the controller has learned from its own edits, for other runs to begin with."""
+        return self.path / "controller.json"
+
+    @property
+    def inherited(self) -> Path:
+        """What this run's controller begins with, where its policy names another run."""
+        return self.path / "controller_from.json"
+
+    @property
     def stop_mark(self) -> Path:
         """While this file exists, the run is asked to stop at its next checkpoint."""
         return self.path / "stop"

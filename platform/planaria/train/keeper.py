@@ -132,6 +132,7 @@ class Keeper:
         """Checkpoint, tables and summary, in this order: what is shown is never ahead of what can be resumed."""
         self.store.save(self.run.step, self.run.state())
         self.run.account.records.write(self.folder.path)
+        self.folder.write_json(self.folder.learned, self.run.controller.judge.state())
         self.summarise({**(summary or self.run.summary(status))})
         self._saved, self._saved_step = time.monotonic(), self.run.step
 

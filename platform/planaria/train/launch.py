@@ -27,6 +27,7 @@ from planaria.record import MlflowRecorder, check_tracking_uri, write_report
 from planaria.stream import open_stream
 from planaria.train.checkpoint import CheckpointStore
 from planaria.train.folder import RunFolder
+from planaria.train.inheritance import learned_by
 from planaria.train.result import RunResult
 from planaria.train.worker import ray_worker, run_here
 
@@ -72,6 +73,9 @@ def run(
     _check(job, base, address)
     with _driving(folder), _cluster(job, address):
         _check_unused(folder)
+        source = job.policy.controller.from_run
+        if source is not None:
+            folder.write_json(folder.inherited, learned_by(source, job.record.tracking_uri, base))
         folder.write_text(folder.job, dump_job(job))
         folder.write_json(folder.path / "place.json", {"base": str(base)})
         return _go(job, folder, base, progress)

@@ -53,8 +53,11 @@ def live(
         run = Lifelong(job, stream, group, device)
         run.stop_waiting = _WaitForFirstRows(folder)
         restored = restore(run, CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints))
-        if restored.step is None and not run.begin():
-            return _stopped_before_it_began(job, folder, group)
+        if restored.step is None:
+            if not run.begin():
+                return _stopped_before_it_began(job, folder, group)
+            if folder.inherited.exists():
+                run.controller.judge.inherit(folder.read_json(folder.inherited))
         keeper = Keeper(run, folder, tell, restored.message) if group.rank == 0 else None
         if keeper is not None:
             run.stop_waiting, run.before_edit = keeper.wait, keeper.keep_model
