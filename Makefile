@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types bench docs clean
+.PHONY: help setup demo test test-slow lint types bench meta-train science docs clean
 
 # The first of these that is new enough; a name may exist and still not run (pyenv).
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
@@ -38,6 +38,12 @@ types: $(READY)  ## check types
 
 bench: setup  ## measure speed and memory; prints a table
 	@$(BIN)/python -m benchmarks.speed
+
+meta-train: setup  ## meta-train the controller's value from nothing (about half an hour on 2 cores)
+	@$(BIN)/planaria meta-train jobs/meta_train.yaml
+
+science: setup  ## the learned controller against its rivals, on kinds of stream it has never seen (about half an hour)
+	@$(BIN)/python -m benchmarks.controller.compare
 
 docs: $(READY)  ## write docs/jobs.md anew from the settings
 	@$(BIN)/python docs/write_jobs_page.py
