@@ -19,6 +19,9 @@ Floats = npt.NDArray[np.float64]
 LEAST_LOSS = 0.1
 """Nats. Gains are relative to the present loss, but to no less than this."""
 
+OLD = 25.0
+"""Cool-downs. What is older is as old as that: a run may go on for much longer than anything that was learned from."""
+
 
 def _squash(value: float) -> float:
     """Keeps small values as they are and large ones finite."""
@@ -31,8 +34,8 @@ _STATE: dict[str, Callable[[float], float]] = {
     "jump": _squash,
     "slope": _squash,
     "above_floor": _squash,
-    "shift_age": math.log1p,
-    "edit_age": math.log1p,
+    "shift_age": lambda value: math.log1p(min(value, OLD)),
+    "edit_age": lambda value: math.log1p(min(value, OLD)),
     "shift_abrupt": float,
     "shift_gradual": float,
     "shift_recurring": float,
@@ -46,7 +49,6 @@ _STATE: dict[str, Callable[[float], float]] = {
     "remembers": float,
     "memory_drift": _squash,
     "library_fit": _squash,
-    "decision_budget_left": lambda value: max(-1.0, value),
 }
 """Observations and how each becomes a feature."""
 _OPTION = ("doublings", "share_of_layer", "growth", "importance", "fit")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from planaria.control.learned import LearnedJudge
-from planaria.control.value import ValueEnsemble
+from planaria.control.value import ValueEnsemble, ValueNetwork
 from planaria.errors import InputError
 from planaria.meta.episodes import Start, live, policy_for
 from planaria.meta.experience import Experience, experience_of, joined
@@ -168,10 +168,24 @@ def _learned(job: MetaJob, number: int, experience: Experience, folder: Path, te
     path = folder / f"round-{number}" / VALUE
     if not path.exists():
         began = time.time()
-        value = train(experience, job.outer, job.seed)
+        value = train(experience, job.outer, job.seed, _spread)
         write_whole(path, value.to_bytes())
         tell(f"round {number}: learned from {len(experience)} decisions in {time.time() - began:.0f} s")
     return ValueEnsemble.from_bytes(path.read_bytes())
+
+
+def _spread(make: Callable[[int], ValueNetwork], numbers: Sequence[int]) -> list[ValueNetwork]:
+    """A map, each call a Ray task."""
+    import ray
+
+    task = ray.remote(num_cpus=1)(_alone)
+    made: list[ValueNetwork] = ray.get([task.remote(make, number) for number in numbers])
+    return made
+
+
+def _alone(make: Callable[[int], ValueNetwork], number: int) -> ValueNetwork:
+    torch.set_num_threads(1)
+    return make(number)
 
 
 def _figures(value: ValueEnsemble, known: Experience) -> dict[str, float]:

@@ -9,7 +9,9 @@ Legend: D decisions, K candidates, X features, S support, Q query, M members.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,7 +29,15 @@ LEAST_SEEN = 20
 """A kind of edit of which fewer were followed counts as unknown."""
 
 
-def train(experience: Experience, settings: OuterLoop, seed: int) -> ValueEnsemble:
+Spread = Callable[[Callable[[int], ValueNetwork], Sequence[int]], list[ValueNetwork]]
+"""A map over the members, one after the other or side by side."""
+
+
+def _one_by_one(make: Callable[[int], ValueNetwork], numbers: Sequence[int]) -> list[ValueNetwork]:
+    return [make(number) for number in numbers]
+
+
+def train(experience: Experience, settings: OuterLoop, seed: int, spread: Spread = _one_by_one) -> ValueEnsemble:
     """Members see bootstrap samples of the streams, which is what their disagreement comes from."""
     inputs = torch.from_numpy(np.concatenate((experience.before_DKX, experience.after_DKX)))
     there = torch.from_numpy(np.concatenate((experience.there_DK, experience.there_DK)))
@@ -35,11 +45,7 @@ def train(experience: Experience, settings: OuterLoop, seed: int) -> ValueEnsemb
     gains = (experience.return_DK - experience.return_DK[:, :1])[:, 1:][experience.there_DK[:, 1:]]
     unit = float(np.clip(gains, -1, 1).std())
     data = _Tensors.of(experience, mean_X, spread_X, unit)
-    members = []
-    for number in range(settings.members):
-        random = np.random.default_rng((seed, number))
-        torch.manual_seed(seed * 1_009 + number)
-        members.append(_train_member(experience, data, settings, random))
+    members = spread(partial(_train_member, experience, data, settings, seed), range(settings.members))
     edits = [kind for kind in EDIT_KINDS if _seen(experience, kind) >= LEAST_SEEN]
     about = {
         "unit": unit,
@@ -47,10 +53,9 @@ def train(experience: Experience, settings: OuterLoop, seed: int) -> ValueEnsemb
         "decisions": len(experience),
         "streams": len(_streams(experience)),
         "seed": seed,
+        "mode": settings.mode,
     }
-    return ValueEnsemble(
-        members, mean_X, spread_X, {**about, "streams": len(_streams(experience)), "mode": settings.mode}
-    )
+    return ValueEnsemble(members, mean_X, spread_X, about)
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,9 @@ class _Tensors:
         )
 
 
-def _train_member(
-    experience: Experience, data: _Tensors, settings: OuterLoop, random: np.random.Generator
-) -> ValueNetwork:
+def _train_member(experience: Experience, data: _Tensors, settings: OuterLoop, seed: int, number: int) -> ValueNetwork:
+    random = np.random.default_rng((seed, number))
+    torch.manual_seed(seed * 1_009 + number)
     network = ValueNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
