@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
-from planaria.control import Controller
+from planaria.blueprint import Blueprint
+from planaria.control import Controller, Evidence, Measurement, Trial
+from planaria.control.controller import FIRST_CREDIT_PASSES
 from planaria.control.full_look_ahead import FullLookAhead
+from planaria.control.judge import Look, Outcome, Situation, Verdict
+from planaria.control.recall import RECALL
 from planaria.policy import Budget, Heads, Policy
-from planaria.signals import StepReport
+from planaria.policy import Controller as ControllerSettings
+from planaria.signals import Candidate, Decision, Shift, StepReport
 
 
 def controller(**budget: float) -> Controller:
@@ -49,3 +60,206 @@ def test_the_price_is_part_of_the_state() -> None:
     live(run, 1_000)
     live(again, 1_000)
     assert again.state() == run.state()
+
+
+THRIFT, COOLDOWN, SCORING = 1_000, 200, 16
+HELD_RECENT, HELD_MEMORY = 100, 50
+
+
+class Queued:
+    """A judge that chooses by name, or keeps, and looks ahead on as many candidates as it is told to."""
+
+    least_looks = 0
+
+    def __init__(self, *wanted: str, look_at: int = 0) -> None:
+        self.wanted, self.look_at = list(wanted), look_at
+        self.situations: list[Situation] = []
+        self.learned: list[Outcome] = []
+
+    def judge(self, situation: Situation, look: Look) -> Verdict:
+        self.situations.append(situation)
+        if self.look_at:
+            look(range(self.look_at))
+        wanted = self.wanted.pop(0) if self.wanted else "keep"
+        chosen = next(c for c in situation.candidates if c.name == wanted)
+        return Verdict(situation.candidates, chosen, "as queued")
+
+    def learn(self, outcome: Outcome) -> None:
+        self.learned.append(outcome)
+
+    def inherit(self, state: Mapping[str, Any]) -> None: ...
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Still:
+    """A bench on which every candidate shows the same."""
+
+    blueprint = Blueprint("classification", 16, 4, 32, (3,), 4, numeric=8)
+    kept: Mapping[int, Blueprint] = MappingProxyType({})
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+
+    def evidence(self, since_row: int) -> Evidence:
+        def rows(count: int) -> tuple[dict[str, Tensor], Tensor]:
+            return {"numeric": torch.zeros(count, 8)}, torch.zeros(count, dtype=torch.long)
+
+        return Evidence(*rows(2 * HELD_RECENT), HELD_RECENT, *rows(2 * HELD_MEMORY), HELD_MEMORY)
+
+    def measure(self, evidence: Evidence) -> Measurement:
+        return Measurement([[1.0, 1.0, 1.0]], [1.0], None)
+
+    def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
+        self.tried += [candidate.name for candidate in candidates]
+        return [Trial(np.ones(HELD_RECENT, np.float32), np.ones(HELD_MEMORY, np.float32)) for _ in candidates]
+
+    def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
+        raise AssertionError("nothing is kept that could be restored")
+
+    def seconds(self) -> float:
+        return 0.0
+
+
+class Run:
+    """A controller that lives through rows of a given loss."""
+
+    def __init__(self, judge: Queued, price: float = 0.1, **budget: float) -> None:
+        policy = Policy(
+            heads=Heads(start=3, max=6, cooldown_samples=COOLDOWN),
+            budget=Budget.model_validate({"price": price, **budget}),
+            controller=ControllerSettings(thrift_every_samples=THRIFT, scoring_rows=SCORING),
+        )
+        self.controller = Controller(policy, layers=1, seed=0, judge=judge)
+        self.bench = Still()
+        self.row = 0
+        self.decided: list[Decision] = []
+        self.outcomes: list[tuple[int, float]] = []
+
+    def live(self, rows: int, loss: float = 1.0, passes: int = 6, batch: int = 50) -> None:
+        for _ in range(0, rows, batch):
+            loss_B = np.full(batch, loss, np.float32)
+            self.controller.observe(
+                StepReport(0, self.row, loss_B, loss_B, loss_B, loss_B[:, None], loss_B[:, None]), passes * batch
+            )
+            self.row += batch
+            self.outcomes += self.controller.outcomes(self.row)
+            trigger = self.controller.due(self.row)
+            if trigger == RECALL:  # nothing is kept: the normal decision follows
+                assert self.controller.recall(self.row // batch, self.row, self.bench) is None
+            elif trigger is not None:
+                decision = self.controller.decide(trigger, self.row // batch, self.row, self.bench)
+                self.controller.applied(decision)
+                self.decided.append(decision)
+
+    def shift(self) -> None:
+        self.controller.shifted(Shift(0, self.row, "loss", "abrupt", 1.0, 1.0, self.row))
+
+
+def waits(run: Run) -> list[int]:
+    samples = [0, *(decision.sample for decision in run.decided)]
+    return [after - before for before, after in pairwise(samples)]
+
+
+def test_decisions_that_keep_the_model_double_the_wait_for_the_next_up_to_four_times() -> None:
+    run = Run(Queued())
+    run.live(20 * THRIFT)
+    assert waits(run)[:5] == [THRIFT, 2 * THRIFT, 4 * THRIFT, 4 * THRIFT, 4 * THRIFT]
+
+
+def test_an_edit_ends_the_patience() -> None:
+    run = Run(Queued("keep", "keep", "grow layer 0 by 1"))
+    run.live(12 * THRIFT)
+    assert run.decided[2].chosen.edit is not None
+    assert waits(run) == [THRIFT, 2 * THRIFT, 4 * THRIFT, THRIFT, 2 * THRIFT]
+
+
+def test_a_shift_ends_the_patience() -> None:
+    run = Run(Queued())
+    run.live(7 * THRIFT)
+    run.shift()
+    run.live(3 * THRIFT)
+    after = [(decision.trigger, decision.sample - 7 * THRIFT) for decision in run.decided[3:]]
+    wait = run.controller.policy.controller.wait_samples
+    assert after[0] == ("abrupt shift", -(-wait // 50) * 50)
+    assert after[1] == ("thrift", after[0][1] + THRIFT), "a shift's decision that keeps is not held against the next"
+
+
+def test_patience_is_part_of_the_state() -> None:
+    run, again = Run(Queued()), Run(Queued())
+    run.live(3 * THRIFT)
+    again.controller.load_state(json.loads(json.dumps(run.controller.state())))
+    again.row = run.row
+    for one in (run, again):
+        one.live(9 * THRIFT)
+    assert run.controller.patience == again.controller.patience == 4
+    assert [d.sample for d in again.decided] == [d.sample for d in run.decided[2:]]
+
+
+def test_an_outcome_is_the_fall_of_the_loss_to_its_mean_over_the_horizon_minus_the_price_paid() -> None:
+    judge = Queued("grow layer 0 by 1")
+    run = Run(judge, price=0.12)
+    run.live(THRIFT, loss=1.0)
+    run.live(500, loss=0.8)
+    assert run.outcomes == [] and judge.learned == []
+    run.live(550, loss=0.4)
+    mean = (500 * 0.8 + 550 * 0.4) / 1_050
+    paid = 0.12 / 6
+    assert run.outcomes == [(0, pytest.approx(1.0 - mean - paid, abs=1e-6))]
+    learned = judge.learned[0]
+    assert (learned.number, learned.trigger, learned.kind) == (0, "thrift", "grow_heads")
+    assert learned.fall == pytest.approx(1.0 - mean, abs=1e-6) and learned.price_paid == pytest.approx(paid)
+
+
+def test_keeping_has_an_outcome_too_and_pays_nothing() -> None:
+    judge = Queued()
+    run = Run(judge)
+    run.live(THRIFT, loss=1.0)
+    run.live(1_100, loss=0.7)
+    assert run.outcomes == [(0, pytest.approx(0.3, abs=1e-6))]
+    assert judge.learned[0].kind == "keep" and judge.learned[0].price_paid == 0
+
+
+def test_an_outcome_that_a_shift_would_blur_is_given_up() -> None:
+    judge = Queued("grow layer 0 by 1")
+    run = Run(judge)
+    run.live(THRIFT + 100)
+    run.shift()
+    run.live(700)
+    assert judge.learned == [] and run.outcomes == []
+
+
+EACH = ControllerSettings().inner_steps * ControllerSettings().inner_rows * 2 * 3 + HELD_RECENT + HELD_MEMORY
+
+
+def test_looks_follow_the_decision_budget() -> None:
+    first, rich, poor = (Run(Queued(), decision_fraction=fraction) for fraction in (0.1, 1.0, 0.1))
+    first.live(THRIFT)
+    rich.live(THRIFT, passes=60)
+    poor.controller.passes_spent = FIRST_CREDIT_PASSES - 2 * 7 * SCORING - EACH
+    poor.live(THRIFT)
+    for run, earned in ((first, FIRST_CREDIT_PASSES), (rich, 60 * THRIFT)):
+        assert isinstance(run.controller.judge, Queued)
+        assert run.controller.judge.situations[0].looks == (earned - 7 * SCORING) // EACH
+    assert isinstance(poor.controller.judge, Queued)
+    assert [seen.looks for seen in poor.controller.judge.situations] == [1]
+
+
+def test_a_decision_without_looks_costs_only_its_measuring_and_each_look_its_passes() -> None:
+    for looks in (0, 1, 3):
+        run = Run(Queued(look_at=looks))
+        run.live(THRIFT)
+        assert run.controller.passes_spent == 7 * SCORING + looks * EACH
+        assert run.bench.tried == [candidate.name for candidate in run.decided[0].candidates[:looks]]
+
+
+def test_no_decision_is_taken_that_the_budget_cannot_pay() -> None:
+    run = Run(Queued(), decision_fraction=0.001)
+    run.controller.passes_spent = FIRST_CREDIT_PASSES
+    run.live(3 * THRIFT)
+    run.shift()
+    run.live(2 * THRIFT)
+    assert run.decided == []

@@ -28,14 +28,19 @@ def _squash(value: float) -> float:
     return math.copysign(math.log1p(abs(value)), value)
 
 
+def _log(value: float) -> float:
+    """Of what is never below 0; what is, all the same, counts as 0."""
+    return math.log1p(max(0.0, value))
+
+
 _STATE: dict[str, Callable[[float], float]] = {
     "loss_fast": lambda value: math.log(max(value, 0.02)),
     "error_fast": lambda value: value,
     "jump": _squash,
     "slope": _squash,
     "above_floor": _squash,
-    "shift_age": lambda value: math.log1p(min(value, OLD)),
-    "edit_age": lambda value: math.log1p(min(value, OLD)),
+    "shift_age": lambda value: _log(min(value, OLD)),
+    "edit_age": lambda value: _log(min(value, OLD)),
     "shift_abrupt": float,
     "shift_gradual": float,
     "shift_recurring": float,
@@ -44,8 +49,8 @@ _STATE: dict[str, Callable[[float], float]] = {
     "heads_mature": float,
     "importance_lowest": float,
     "importance_second": float,
-    "growth_strongest": math.log1p,
-    "growth_weakest": math.log1p,
+    "growth_strongest": _log,
+    "growth_weakest": _log,
     "remembers": float,
     "memory_drift": _squash,
     "library_fit": _squash,
@@ -98,7 +103,7 @@ def _option(candidate: Candidate) -> list[float]:
     return [
         facts.get("doublings", 0.0),
         facts.get("share_of_layer", 0.0),
-        math.log1p(max(0.0, facts.get("growth", 0.0))),
+        _log(facts.get("growth", 0.0)),
         facts.get("importance", 0.0),
         _squash(facts.get("fit", 0.0)),
         *(float(candidate.treatment == name) for name in _TREATMENTS),

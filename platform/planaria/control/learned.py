@@ -41,14 +41,15 @@ class LearnedJudge:
         self._heads = value.heads(None)
 
     def judge(self, situation: Situation, look: Look) -> Verdict:
-        situation = replace(situation, candidates=self._known(situation.candidates))
+        known = self._known(situation.candidates)
+        situation = replace(situation, candidates=tuple(situation.candidates[number] for number in known))
         before = features(situation, {})
         gain_K, error_K = self.value.gains(before, self._heads, self.settings.memory_weight)
         candidates = _valued(situation, gain_K, error_K)
         candidates = [replace(c, predicted=c.value, predicted_error=c.standard_error) for c in candidates]
         unsure = self._unsure(candidates, situation.looks)
         if unsure:
-            trials = dict(zip(unsure, look(unsure), strict=True))
+            trials = dict(zip(unsure, look([known[number] for number in unsure]), strict=True))
             candidates = self._after_looking(situation, candidates, trials)
         chosen, why = choose(candidates, self.settings.certainty)
         place = candidates.index(chosen)
@@ -89,9 +90,9 @@ class LearnedJudge:
         outcomes = Outcomes(np.array(self.features_SX, np.float64), np.array(self.return_S, np.float64))
         self._heads = self.value.heads(outcomes)
 
-    def _known(self, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-        """Candidates of kinds that the value has learned of."""
-        return tuple(c for c in candidates if c.edit is None or c.edit["kind"] in self.value.edits)
+    def _known(self, candidates: Sequence[Candidate]) -> list[int]:
+        """Numbers of the candidates of kinds that the value has learned of."""
+        return [n for n, c in enumerate(candidates) if c.edit is None or c.edit["kind"] in self.value.edits]
 
     def _unsure(self, candidates: Sequence[Candidate], affordable: int) -> list[int]:
         """Keeping and the candidates that may be the best one, dearest doubt first; nothing where that is one."""

@@ -127,7 +127,11 @@ class ValueEnsemble:
             prefix = f"{number}."
             member.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
             members.append(member)
-        return ValueEnsemble(members, tensors["mean"], tensors["spread"], about)
+        ensemble = ValueEnsemble(members, tensors["mean"], tensors["spread"], about)
+        scales_fit = ensemble.mean_X.shape == ensemble.spread_X.shape == (len(NAMES),)
+        if not scales_fit or not {"unit", "edits"} <= set(about):
+            raise ValueError("its header or its scales are not those of a learned value")
+        return ensemble
 
 
 def load_value(path: Path = SHIPPED) -> ValueEnsemble:

@@ -26,7 +26,9 @@ class Exploring:
         place = int(self.random.integers(len(candidates)))
         verdict = Verdict(candidates, candidates[place], "to see what happens")
         if self.inner is not None and not wants_random:
-            verdict = self.inner.judge(situation, look)
+            acted = self.inner.judge(situation, look)
+            # Candidates that it left out, being of kinds unknown to it, are followed all the same.
+            verdict = Verdict(candidates, acted.chosen, acted.why)
         if wants_all:
             look(range(len(candidates)))
         return verdict

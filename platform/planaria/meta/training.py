@@ -27,6 +27,8 @@ from planaria.meta.job import OuterLoop
 SUPPORT, QUERY = 16, 48
 LEAST_SEEN = 20
 """A kind of edit of which fewer were followed counts as unknown."""
+LEAST_UNIT = 1e-3
+"""Gains that are all alike have no spread to measure them in."""
 
 
 Spread = Callable[[Callable[[int], ValueNetwork], Sequence[int]], list[ValueNetwork]]
@@ -43,7 +45,7 @@ def train(experience: Experience, settings: OuterLoop, seed: int, spread: Spread
     there = torch.from_numpy(np.concatenate((experience.there_DK, experience.there_DK)))
     mean_X, spread_X = inputs[there].mean(0), inputs[there].std(0).clamp(min=1e-3)
     gains = (experience.return_DK - experience.return_DK[:, :1])[:, 1:][experience.there_DK[:, 1:]]
-    unit = float(np.clip(gains, -1, 1).std())
+    unit = max(LEAST_UNIT, float(np.clip(gains, -1, 1).std()))
     data = _Tensors.of(experience, mean_X, spread_X, unit)
     members = spread(partial(_train_member, experience, data, settings, seed), range(settings.members))
     edits = [kind for kind in EDIT_KINDS if _seen(experience, kind) >= LEAST_SEEN]

@@ -20,7 +20,7 @@ def learned_by(source: str, tracking_uri: str | None, base: Path) -> dict[str, A
 
     Raises InputError where there is no such run, or it has learned nothing yet.
     """
-    folder = RunFolder((base / source).expanduser())
+    folder = RunFolder(base / Path(source).expanduser())
     if folder.path.is_dir():
         return _read(folder.learned, source)
     if re.fullmatch(r"[0-9a-f]{32}", source):
@@ -34,7 +34,7 @@ def learned_by(source: str, tracking_uri: str | None, base: Path) -> dict[str, A
 def _read(path: Path, source: str) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         raise InputError(
             f"{_WHERE}: {source} holds no {path.name}; give a run that a learned controller has steered"
         ) from None
