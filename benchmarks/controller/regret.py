@@ -2,8 +2,8 @@
 
 Every candidate of some decisions is followed over the stream's own next rows: what each would have brought is then
 known. Two values that learned from the same experience judge them, one meta-trained (ANIL), one pooled. Both adapt
-their last layers to the realised outcomes of 16 other decisions of the same deployment, the pooled one at the rate that is
-best on the validation families.
+their last layers to the realised outcomes of 16 other decisions of the same deployment, the pooled one at the rate that
+is best on the validation families.
 
     python -m benchmarks.controller.regret --experience runs/meta_train-0
 """
