@@ -111,13 +111,15 @@ class ValueEnsemble:
         tensors = {"mean": self.mean_X.float(), "spread": self.spread_X.float()}
         for number, member in enumerate(self.members):
             tensors.update({f"{number}.{name}": t.float().contiguous() for name, t in member.state_dict().items()})
-        return save(tensors, {"about": json.dumps(self.about), "features": json.dumps(NAMES)})
+        # One entry: safetensors writes several in any order, and equal values would not be equal files.
+        return save(tensors, {"planaria": json.dumps({"about": self.about, "features": NAMES})})
 
     @staticmethod
     def from_bytes(content: bytes) -> ValueEnsemble:
         """Inverse of `to_bytes`. Raises ValueError, KeyError or RuntimeError where that is not what it is."""
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        about, names, tensors = json.loads(header["about"]), json.loads(header["features"]), load(content)
+        described = json.loads(header["planaria"])
+        about, names, tensors = described["about"], described["features"], load(content)
         if tuple(names) != NAMES:
             raise ValueError("it was learned from other features")
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
