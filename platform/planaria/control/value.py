@@ -111,7 +111,7 @@ class ValueEnsemble:
         tensors = {"mean": self.mean_X.float(), "spread": self.spread_X.float()}
         for number, member in enumerate(self.members):
             tensors.update({f"{number}.{name}": t.float().contiguous() for name, t in member.state_dict().items()})
-        return save(tensors, {"about": json.dumps(self.about), "features": json.dumps(NAMES)})
+        return _ordered(save(tensors, {"about": json.dumps(self.about), "features": json.dumps(NAMES)}))
 
     @staticmethod
     def from_bytes(content: bytes) -> ValueEnsemble:
@@ -132,6 +132,14 @@ class ValueEnsemble:
         if not scales_fit or not {"unit", "edits"} <= set(about):
             raise ValueError("its header or its scales are not those of a learned value")
         return ensemble
+
+
+def _ordered(content: bytes) -> bytes:
+    """safetensors writes the entries of a header in any order, and equal values would not be equal files."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def load_value(path: Path = SHIPPED) -> ValueEnsemble:
