@@ -2,63 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from planaria.control.features import NAMES, rows_of
+from planaria.control.features import NAMES
 from planaria.control.value import ValueEnsemble
 from planaria.errors import RunError
 from planaria.meta.experience import MOST_CANDIDATES, Experience
 from planaria.meta.job import OuterLoop
 from planaria.meta.training import LEAST_SEEN, regret, train
-from planaria.signals import Candidate
 
-KEEP = Candidate("keep", None, "keep", (3,), 100)
-GROW = Candidate("grow", {"kind": "grow_heads", "layer": 0, "heads": 1}, "keep", (4,), 120)
-SHRINK = Candidate("shrink", {"kind": "shrink_heads", "layer": 0, "heads": [0]}, "keep", (2,), 80)
-WORTH = (0.0, 0.1, -0.1)
-"""Of keeping, growing and shrinking."""
+MadeUp = Callable[..., Experience]
 QUICK = OuterLoop(members=2, iterations=70, learning_rate=1e-2)
 
 
-def made_up(decisions: int = 160, seed: int = 0, worth: tuple[float, ...] = WORTH) -> Experience:
-    """Decisions of two deployments in which the loss falls by something, and by as much more as an edit is worth."""
-    random = np.random.default_rng(seed)
-    candidates, count = (KEEP, GROW, SHRINK)[: len(worth)], len(worth)
-    wide = MOST_CANDIDATES
-    features_DKX = np.zeros((decisions, wide, len(NAMES)), np.float32)
-    returned_DK = np.zeros((decisions, wide), np.float32)
-    for at in range(decisions):
-        observed = {"loss_fast": random.uniform(0.3, 1.5), "heads_fraction": random.random()}
-        features_DKX[at, :count] = rows_of(observed, candidates, 1.0, {})
-        returned_DK[at, :count] = random.normal(0, 0.05) + np.array(worth)
-    there_DK = np.zeros((decisions, wide), np.bool_)
-    there_DK[:, :count] = True
-    chosen_D = random.integers(0, count, decisions)
-    return Experience(
-        task_D=np.array([f"made_up/{at % 2}" for at in range(decisions)]),
-        seed_D=np.arange(decisions) // 20,
-        there_DK=there_DK,
-        before_DKX=features_DKX,
-        after_DKX=features_DKX.copy(),
-        return_DK=returned_DK,
-        realised_D=returned_DK[np.arange(decisions), chosen_D],
-        memory_DK=np.zeros((decisions, wide), np.float32),
-        chosen_D=chosen_D,
-        scale_D=np.ones(decisions, np.float32),
-        price_DK=np.zeros((decisions, wide), np.float32),
-    )
-
-
 @pytest.fixture(scope="module")
-def value() -> ValueEnsemble:
+def value(made_up: MadeUp) -> ValueEnsemble:
     return train(made_up(), QUICK, seed=1)
 
 
-def test_where_growing_always_pays_the_value_prefers_to_grow(value: ValueEnsemble) -> None:
+def test_where_growing_always_pays_the_value_prefers_to_grow(value: ValueEnsemble, made_up: MadeUp) -> None:
     unseen = made_up(seed=9)
     mean_K, _ = value.gains(unseen.before_DKX[0, :3].astype(np.float64), value.heads(None), 0.0)
     assert mean_K[1] > 0.05 > -0.05 > mean_K[2]
@@ -70,13 +37,13 @@ def test_where_growing_always_pays_the_value_prefers_to_grow(value: ValueEnsembl
 
 
 @pytest.mark.parametrize("mode", ["anil", "pooled"])
-def test_equal_seeds_give_equal_values_and_others_others(mode: str) -> None:
+def test_equal_seeds_give_equal_values_and_others_others(mode: str, made_up: MadeUp) -> None:
     short = QUICK.model_copy(update={"iterations": 3, "mode": mode})
     one, again, other = (train(made_up(), short, seed).to_bytes() for seed in (1, 1, 2))
     assert one == again != other
 
 
-def test_members_are_the_same_however_they_are_spread() -> None:
+def test_members_are_the_same_however_they_are_spread(made_up: MadeUp) -> None:
     short = QUICK.model_copy(update={"iterations": 3})
     backwards = train(made_up(), short, 1, lambda make, numbers: [make(n) for n in reversed(numbers)][::-1])
     assert backwards.to_bytes() == train(made_up(), short, 1).to_bytes()
@@ -87,22 +54,24 @@ def test_members_differ_since_they_have_seen_other_streams(value: ValueEnsemble)
     assert not torch.equal(first, second)
 
 
-def test_only_kinds_of_edit_that_were_followed_often_enough_are_known(value: ValueEnsemble) -> None:
+def test_only_kinds_of_edit_that_were_followed_often_enough_are_known(value: ValueEnsemble, made_up: MadeUp) -> None:
     assert value.edits == {"grow_heads", "shrink_heads"}
     rare = made_up()
     rare.before_DKX[LEAST_SEEN - 1 :, :, NAMES.index("option_shrink_heads")] = 0
     assert train(rare, QUICK.model_copy(update={"iterations": 1}), 0).edits == {"grow_heads"}
 
 
-def test_gains_that_are_all_alike_give_finite_weights() -> None:
-    alike = made_up(worth=WORTH[:2])
+def test_gains_that_are_all_alike_give_finite_weights(made_up: MadeUp) -> None:
+    alike = made_up(worth=(0.0, 0.1))
     alike.return_DK[:] = np.where(np.arange(MOST_CANDIDATES) == 1, 0.1, 0.0)
     trained = train(alike, QUICK.model_copy(update={"iterations": 3}), 0)
     assert all(torch.isfinite(parameter).all() for member in trained.members for parameter in member.parameters())
     assert trained.unit > 0
 
 
-def test_regret_of_a_perfect_order_is_nothing_and_of_the_reverse_all_that_there_is(value: ValueEnsemble) -> None:
+def test_regret_of_a_perfect_order_is_nothing_and_of_the_reverse_all_that_there_is(
+    value: ValueEnsemble, made_up: MadeUp
+) -> None:
     known = made_up()
     assert regret(value, known, looked=True, support=0) == pytest.approx(0, abs=1e-6)
     reverse = ValueEnsemble.from_bytes(value.to_bytes())
@@ -113,7 +82,7 @@ def test_regret_of_a_perfect_order_is_nothing_and_of_the_reverse_all_that_there_
     assert lost_D == pytest.approx(0.2, abs=1e-6), "it shrinks where it should grow"
 
 
-def test_regret_counts_the_price_and_the_scale(value: ValueEnsemble) -> None:
+def test_regret_counts_the_price_and_the_scale(value: ValueEnsemble, made_up: MadeUp) -> None:
     dear = made_up()
     dear.price_DK[:, 1] = 0.3
     assert regret(value, dear, looked=False, support=0) == pytest.approx(0, abs=1e-6), "keeping is best, and is chosen"
@@ -126,12 +95,12 @@ def test_regret_counts_the_price_and_the_scale(value: ValueEnsemble) -> None:
     assert regret(value, dear, looked=False, support=0) == pytest.approx(0.25, abs=1e-5), "what the value cannot know"
 
 
-def test_few_decisions_of_many_deployments_are_learned_from_as_one() -> None:
+def test_few_decisions_of_many_deployments_are_learned_from_as_one(made_up: MadeUp) -> None:
     many = replace(made_up(40), task_D=np.array([f"made_up/{at}" for at in range(40)]))
     trained = train(many, QUICK.model_copy(update={"iterations": 2}), 0)
     assert all(torch.isfinite(parameter).all() for member in trained.members for parameter in member.parameters())
 
 
-def test_too_few_decisions_are_refused_in_one_line() -> None:
+def test_too_few_decisions_are_refused_in_one_line(made_up: MadeUp) -> None:
     with pytest.raises(RunError, match=r"meta-training: 23 decisions were followed, and it takes 24 .*; raise streams"):
         train(made_up(23), QUICK, 0)

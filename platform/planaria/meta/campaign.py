@@ -132,9 +132,10 @@ def _folder(job: MetaJob, out: Path | None) -> Path:
     text = dump_yaml(job.model_dump(mode="json"))
     kept = folder / JOB
     try:
-        if kept.exists() and kept.read_text() != text:
+        if not kept.exists():
+            write_whole(kept, text.encode())
+        elif kept.read_text() != text:
             raise InputError(f"{folder}: holds another meta-training ({JOB} differs); choose another folder with --out")
-        write_whole(kept, text.encode())
     except OSError as error:
         raise InputError(f"{folder}: cannot write here ({error.strerror}); choose another folder with --out") from None
     return folder
