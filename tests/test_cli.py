@@ -31,6 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "scale: {workers: 0}\n"
         "record: {register_model: false}\n"
     )
+    Path("meta.yaml").write_text("families: [tabels]\n")
     return tmp_path
 
 
@@ -56,6 +57,10 @@ def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
         ),
         (["run", "job.yaml", "--ot", "x"], "command line: Unknown option: --ot. Did you mean --out?"),
         (["run"], 'command line: Command "run" parameter JOB requires an argument.'),
+        (["meta-train", "nope.yaml"], "nope.yaml: no such file (did you mean 'job.yaml'?)"),
+        (["meta-train", "job.yaml"], None),
+        (["meta-train", "meta.yaml"], "meta.yaml: families: there is no family 'tabels' (did you mean 'tables'?)"),
+        (["meta-train"], 'command line: Command "meta-train" parameter JOB requires an argument.'),
         (["resume", "nowhere"], None),
         (["report", "nowhere"], "nowhere: there is no such folder; for an MLflow run id give --tracking-uri too"),
         (

@@ -111,15 +111,13 @@ class ValueEnsemble:
         tensors = {"mean": self.mean_X.float(), "spread": self.spread_X.float()}
         for number, member in enumerate(self.members):
             tensors.update({f"{number}.{name}": t.float().contiguous() for name, t in member.state_dict().items()})
-        # One entry: safetensors writes several in any order, and equal values would not be equal files.
-        return save(tensors, {"planaria": json.dumps({"about": self.about, "features": NAMES})})
+        return _ordered(save(tensors, {"about": json.dumps(self.about), "features": json.dumps(NAMES)}))
 
     @staticmethod
     def from_bytes(content: bytes) -> ValueEnsemble:
         """Inverse of `to_bytes`. Raises ValueError, KeyError or RuntimeError where that is not what it is."""
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        described = json.loads(header["planaria"])
-        about, names, tensors = described["about"], described["features"], load(content)
+        about, names, tensors = json.loads(header["about"]), json.loads(header["features"]), load(content)
         if tuple(names) != NAMES:
             raise ValueError("it was learned from other features")
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
@@ -134,6 +132,14 @@ class ValueEnsemble:
         if not scales_fit or not {"unit", "edits"} <= set(about):
             raise ValueError("its header or its scales are not those of a learned value")
         return ensemble
+
+
+def _ordered(content: bytes) -> bytes:
+    """safetensors writes the entries of a header in any order, and equal values would not be equal files."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def load_value(path: Path = SHIPPED) -> ValueEnsemble:

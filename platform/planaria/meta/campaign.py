@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,8 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from planaria.control.features import NAMES
 from planaria.control.learned import LearnedJudge
-from planaria.control.value import ValueEnsemble, ValueNetwork
+from planaria.control.value import ValueEnsemble, ValueNetwork, load_value
 from planaria.errors import InputError
 from planaria.meta.episodes import Start, live, policy_for
 from planaria.meta.experience import Experience, experience_of, joined
@@ -60,6 +63,9 @@ class Errand:
 def meta_train(job: MetaJob, out: Path | None = None, *, tell: Tell = lambda line: None) -> dict[str, Any]:
     """Run the job, or go on with it where `out` holds one that was stopped; returns the summary. Raises InputError."""
     folder = _folder(job, out)
+    done = _summary_of(folder)
+    if done is not None:
+        return done
     began = time.time()
     with _ray():
         value: ValueEnsemble | None = None
@@ -74,9 +80,9 @@ def meta_train(job: MetaJob, out: Path | None = None, *, tell: Tell = lambda lin
         value.members, value.mean_X, value.spread_X, {**value.about, **_provenance(job), "validation": summary}
     )
     write_whole(folder / VALUE, value.to_bytes())
-    write_whole(folder / SUMMARY, json.dumps(summary, indent=1).encode())
     _record(job, folder, summary)
-    return {**summary, "folder": str(folder), "value": str(folder / VALUE)}
+    write_whole(folder / SUMMARY, _as_json(summary).encode())  # the last thing: it says that all is done
+    return _placed(summary, folder)
 
 
 def gather(errand: Errand) -> bytes:
@@ -101,9 +107,15 @@ def to_bytes(experience: Experience) -> bytes:
 
 
 def from_bytes(content: bytes) -> Experience:
-    """Raises ValueError where it is not what `to_bytes` made."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return Experience(**{field.name: arrays[field.name] for field in fields(Experience)})
+    """Raises ValueError where it is not what `to_bytes` made, with the features of today."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            experience = Experience(**{field.name: arrays[field.name] for field in fields(Experience)})
+    except (OSError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"no experience: {error}") from None
+    if experience.before_DKX.shape[-1] != len(NAMES):
+        raise ValueError(f"experience with {experience.before_DKX.shape[-1]} features, not {len(NAMES)}")
+    return experience
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -119,10 +131,30 @@ def _folder(job: MetaJob, out: Path | None) -> Path:
     folder = out or Path(job.folder) / f"{job.name}-{job.seed}"
     text = dump_yaml(job.model_dump(mode="json"))
     kept = folder / JOB
-    if kept.exists() and kept.read_text() != text:
-        raise InputError(f"{folder}: holds another meta-training ({JOB} differs); choose another folder with --out")
-    write_whole(kept, text.encode())
+    try:
+        if not kept.exists():
+            write_whole(kept, text.encode())
+        elif kept.read_text() != text:
+            raise InputError(f"{folder}: holds another meta-training ({JOB} differs); choose another folder with --out")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write here ({error.strerror}); choose another folder with --out") from None
     return folder
+
+
+def _summary_of(folder: Path) -> dict[str, Any] | None:
+    """What a meta-training that is done came to."""
+    try:
+        return _placed(json.loads((folder / SUMMARY).read_text()), folder) if (folder / VALUE).exists() else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _placed(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {**summary, "folder": str(folder), "value": str(folder / VALUE)}
+
+
+def _as_json(summary: dict[str, Any]) -> str:
+    return json.dumps(summary, indent=1)
 
 
 def _errands(job: MetaJob, number: int, value: ValueEnsemble | None) -> list[Errand]:
@@ -150,28 +182,42 @@ def _chunks(first: int, count: int) -> list[tuple[int, ...]]:
 
 
 def _gather(errands: Sequence[Errand], folder: Path, tell: Tell) -> list[Experience]:
-    """Each errand's experience, in order; those that are there already are read."""
+    """Each errand's experience, in order; those that are there already, and whole, are read."""
     import ray
 
-    missing = [errand for errand in errands if not (folder / errand.name).exists()]
+    kept = {errand.name: _kept(folder / errand.name) for errand in errands}
+    missing = [errand for errand in errands if kept[errand.name] is None]
     task = ray.remote(num_cpus=1)(gather)
     waiting = {task.remote(errand): errand for errand in missing}
     while waiting:
         done, _ = ray.wait(list(waiting), num_returns=1)
         errand = waiting.pop(done[0])
-        write_whole(folder / errand.name, ray.get(done[0]))
-        tell(f"{errand.name}: {len(from_bytes((folder / errand.name).read_bytes()))} decisions followed")
-    return [from_bytes((folder / errand.name).read_bytes()) for errand in errands]
+        content: bytes = ray.get(done[0])
+        write_whole(folder / errand.name, content)
+        kept[errand.name] = gathered = from_bytes(content)
+        tell(f"{errand.name}: {len(gathered)} decisions followed")
+    return [experience for experience in kept.values() if experience is not None]
+
+
+def _kept(path: Path) -> Experience | None:
+    """What was gathered before; None where it has to be gathered (again)."""
+    try:
+        return from_bytes(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning("%s: cannot be read (%s); gathered again", path, error)
+        return None
 
 
 def _learned(job: MetaJob, number: int, experience: Experience, folder: Path, tell: Tell) -> ValueEnsemble:
     path = folder / f"round-{number}" / VALUE
-    if not path.exists():
-        began = time.time()
-        value = train(experience, job.outer, job.seed, _spread)
-        write_whole(path, value.to_bytes())
-        tell(f"round {number}: learned from {len(experience)} decisions in {time.time() - began:.0f} s")
-    return ValueEnsemble.from_bytes(path.read_bytes())
+    with contextlib.suppress(InputError):
+        return load_value(path)
+    began = time.time()
+    write_whole(path, train(experience, job.outer, job.seed, _spread).to_bytes())
+    tell(f"round {number}: learned from {len(experience)} decisions in {time.time() - began:.0f} s")
+    return load_value(path)
 
 
 def _spread(make: Callable[[int], ValueNetwork], numbers: Sequence[int]) -> list[ValueNetwork]:
@@ -243,6 +289,7 @@ def _record(job: MetaJob, folder: Path, summary: dict[str, Any]) -> None:
         client.log_param(run_id, key, json.dumps(value) if isinstance(value, dict | list) else value)
     for key, value in summary.items():
         client.log_metric(run_id, key, float(value))
-    for name in (VALUE, SUMMARY, JOB):
+    for name in (VALUE, JOB):
         client.log_artifact(run_id, str(folder / name))
+    client.log_text(run_id, _as_json(summary), SUMMARY)
     client.set_terminated(run_id)

@@ -21,10 +21,13 @@ from torch import Tensor, nn
 from planaria.control.adapt import adapt_last_layer
 from planaria.control.features import EDIT_KINDS, NAMES
 from planaria.control.value import INNER_STEPS, Outcomes, ValueEnsemble, ValueNetwork
+from planaria.errors import RunError
 from planaria.meta.experience import Experience
 from planaria.meta.job import OuterLoop
 
 SUPPORT, QUERY = 16, 48
+LEAST_DECISIONS = SUPPORT + 8
+"""Of a deployment, to learn from it."""
 LEAST_SEEN = 20
 """A kind of edit of which fewer were followed counts as unknown."""
 LEAST_UNIT = 1e-3
@@ -40,7 +43,15 @@ def _one_by_one(make: Callable[[int], ValueNetwork], numbers: Sequence[int]) -> 
 
 
 def train(experience: Experience, settings: OuterLoop, seed: int, spread: Spread = _one_by_one) -> ValueEnsemble:
-    """Members see bootstrap samples of the streams, which is what their disagreement comes from."""
+    """Members see bootstrap samples of the streams, which is what their disagreement comes from.
+
+    Raises RunError where there is too little experience to learn from.
+    """
+    if len(experience) < LEAST_DECISIONS:
+        raise RunError(
+            f"meta-training: {len(experience)} decisions were followed, and it takes {LEAST_DECISIONS} to learn from "
+            "them; raise streams or followed, in another folder"
+        )
     inputs = torch.from_numpy(np.concatenate((experience.before_DKX, experience.after_DKX)))
     there = torch.from_numpy(np.concatenate((experience.there_DK, experience.there_DK)))
     mean_X, spread_X = inputs[there].mean(0), inputs[there].std(0).clamp(min=1e-3)
@@ -145,7 +156,8 @@ def _streams(experience: Experience) -> list[tuple[str, int]]:
 
 
 def _bootstrapped(experience: Experience, random: np.random.Generator) -> list[np.ndarray]:
-    """Decisions of each task with enough of them, of as many streams as there are, drawn with replacement."""
+    """Decisions of each task with enough of them, of as many streams as there are, drawn with replacement. Where no
+    task has enough, all of them as one."""
     streams = _streams(experience)
     drawn = [streams[at] for at in random.integers(0, len(streams), len(streams))]
     places: dict[str, list[np.ndarray]] = {}
@@ -153,7 +165,8 @@ def _bootstrapped(experience: Experience, random: np.random.Generator) -> list[n
         at = np.flatnonzero((experience.task_D == task) & (experience.seed_D == seed))
         places.setdefault(task, []).append(at)
     joined = [np.concatenate(parts) for parts in places.values()]
-    return [decisions for decisions in joined if len(decisions) >= SUPPORT + 8]
+    enough = [decisions for decisions in joined if len(decisions) >= LEAST_DECISIONS]
+    return enough or [np.arange(len(experience))]
 
 
 def regret(
