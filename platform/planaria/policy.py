@@ -55,9 +55,11 @@ class Budget(Settings):
     mean_heads: float | None = Field(None, gt=0)
     """Heads of a layer that the run may use on average: the price rises while it uses more, and falls while it uses
     less. Without it the price stays what it is."""
-    decision_fraction: float = Field(0.15, gt=0, le=1)
-    """Passes of a row through the model that decisions may spend, as a share of those that training spends: passes, not
-    seconds, so that a run is reproducible. 0.15 takes about a tenth of the run's time."""
+    decision_credit: int = Field(60_000, ge=0)
+    """Passes of a row through the model that decisions may spend before they have earned them."""
+    decision_fraction: float = Field(0.05, gt=0, le=1)
+    """Passes that decisions may spend, as a share of those that training spends, once that is more than the credit:
+    passes, not seconds, so that a run is reproducible."""
 
 
 class LossChannel(Settings):

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from planaria.blueprint import Blueprint
 from planaria.control import Controller, Evidence, Measurement, Trial
-from planaria.control.controller import FIRST_CREDIT_PASSES
 from planaria.control.full_look_ahead import FullLookAhead
 from planaria.control.judge import Look, Outcome, Situation, Verdict
 from planaria.control.recall import RECALL
@@ -239,9 +238,9 @@ def test_looks_follow_the_decision_budget() -> None:
     first, rich, poor = (Run(Queued(), decision_fraction=fraction) for fraction in (0.1, 1.0, 0.1))
     first.live(THRIFT)
     rich.live(THRIFT, passes=60)
-    poor.controller.passes_spent = FIRST_CREDIT_PASSES - 2 * 7 * SCORING - EACH
+    poor.controller.passes_spent = Budget().decision_credit - 2 * 7 * SCORING - EACH
     poor.live(THRIFT)
-    for run, earned in ((first, FIRST_CREDIT_PASSES), (rich, 60 * THRIFT)):
+    for run, earned in ((first, Budget().decision_credit), (rich, 60 * THRIFT)):
         assert isinstance(run.controller.judge, Queued)
         assert run.controller.judge.situations[0].looks == (earned - 7 * SCORING) // EACH
     assert isinstance(poor.controller.judge, Queued)
@@ -258,7 +257,7 @@ def test_a_decision_without_looks_costs_only_its_measuring_and_each_look_its_pas
 
 def test_no_decision_is_taken_that_the_budget_cannot_pay() -> None:
     run = Run(Queued(), decision_fraction=0.001)
-    run.controller.passes_spent = FIRST_CREDIT_PASSES
+    run.controller.passes_spent = Budget().decision_credit
     run.live(3 * THRIFT)
     run.shift()
     run.live(2 * THRIFT)

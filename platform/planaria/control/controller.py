@@ -22,8 +22,6 @@ from planaria.errors import InputError
 from planaria.policy import Policy
 from planaria.signals import Candidate, Decision, Shift, ShiftKind, StepReport
 
-FIRST_CREDIT_PASSES = 25_000
-"""Row-passes a run may spend on decisions before it has earned them by training."""
 MOST_CANDIDATES = 9
 USUAL_RECENT, USUAL_MEMORY = 340, 256
 """Rows on which a candidate is scored."""
@@ -369,7 +367,8 @@ class Controller:
 
     def _earned(self) -> float:
         """Passes that decisions may have spent by now."""
-        return max(FIRST_CREDIT_PASSES, self.policy.budget.decision_fraction * self.passes_trained)
+        budget = self.policy.budget
+        return max(budget.decision_credit, budget.decision_fraction * self.passes_trained)
 
     def _observation(self, trigger: str, blueprint: Blueprint, scores: Scores, sample: int) -> dict[str, float]:
         cooldown = max(1, self.policy.heads.cooldown_samples)

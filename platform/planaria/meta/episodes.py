@@ -92,7 +92,7 @@ def policy_for(stream: SimStream, **controller: object) -> Policy:
     return Policy.model_validate(
         {
             "heads": {"start": 3, "min": 1, "max": 6, "cooldown_samples": 1_000},
-            "budget": {"price": stream.price},
+            "budget": {"price": stream.price, "decision_credit": 25_000, "decision_fraction": 0.15},
             "controller": {
                 "thrift_every_samples": 1_500,
                 "wait_samples": 256,
