@@ -192,7 +192,7 @@ def _gather(errands: Sequence[Errand], folder: Path, tell: Tell) -> list[Experie
     while waiting:
         done, _ = ray.wait(list(waiting), num_returns=1)
         errand = waiting.pop(done[0])
-        content: bytes = ray.get(done[0])
+        content = _result(done[0])
         write_whole(folder / errand.name, content)
         kept[errand.name] = gathered = from_bytes(content)
         tell(f"{errand.name}: {len(gathered)} decisions followed")
@@ -218,6 +218,17 @@ def _learned(job: MetaJob, number: int, experience: Experience, folder: Path, te
     write_whole(path, train(experience, job.outer, job.seed, _spread).to_bytes())
     tell(f"round {number}: learned from {len(experience)} decisions in {time.time() - began:.0f} s")
     return load_value(path)
+
+
+def _result(reference: Any) -> bytes:
+    """What a gathering task made. Ray wraps what it raises in a traceback of the worker's: its own line is enough."""
+    import ray
+
+    try:
+        content: bytes = ray.get(reference)
+    except InputError as error:
+        raise InputError(str(getattr(error, "cause", error))) from None
+    return content
 
 
 def _spread(make: Callable[[int], ValueNetwork], numbers: Sequence[int]) -> list[ValueNetwork]:
