@@ -29,7 +29,7 @@ from rich.console import Console
 from scipy.stats import t as student
 
 from planaria.control.value import SHIPPED
-from planaria.meta.campaign import from_bytes
+from planaria.meta.campaign import from_bytes, write_whole
 from planaria.meta.experience import joined
 from planaria.meta.families import SPLIT
 from planaria.meta.script import BATCH_ROWS, REPLAY_ROWS
@@ -65,20 +65,21 @@ class Arena:
         extra: dict[str, int],
     ) -> Rows:
         """Figures of each contestant, one a stream."""
-        path = self.folder / f"{stage}.json"
-        if path.exists():
-            return dict(json.loads(path.read_text()))
-        chunks = [
-            (family, list(seeds[low : low + _CHUNK])) for family in families for low in range(0, len(seeds), _CHUNK)
-        ]
-        jobs = [self.pool.submit(run, contestants, family, part, extra.get(family, 0)) for family, part in chunks]
+        lows = range(0, len(seeds), _CHUNK)
+        chunks = [(family, list(seeds[low : low + _CHUNK])) for family in families for low in lows]
+        paths = [self.folder / f"{stage}-{family}-{part[0]}.json" for family, part in chunks]
+        jobs = {
+            path: self.pool.submit(run, contestants, family, part, extra.get(family, 0))
+            for path, (family, part) in zip(paths, chunks, strict=True)
+            if not path.exists()
+        }
         found: Rows = {contestant.name: [] for contestant in contestants}
-        for job, (family, part) in zip(jobs, chunks, strict=True):
-            for name, rows in job.result().items():
+        for path in paths:
+            if path in jobs:
+                write_whole(path, json.dumps(jobs[path].result()).encode())
+                self.console.print(f"{path.stem}: done")
+            for name, rows in json.loads(path.read_text()).items():
                 found[name] += rows
-            self.console.print(f"{stage}: {family}, {len(part)} streams done")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found))
         return found
 
 
@@ -118,7 +119,7 @@ def main() -> None:
     rivals += [
         Contestant(name, kind, start=ours.start) for name, kind in (("always grow", "grow"), ("random", "random"))
     ]
-    rivals += [thresholds, Contestant("hand-weighted look-ahead", "look_ahead", start=ours.start)]
+    rivals += [thresholds]
     rivals += [Contestant("oracle of demand", "oracle", start=ours.start)]
     rivals += [bandit] if bandit else []
     theirs = arena.rows("rivals", rivals, arguments.families, seeds, extra)

@@ -130,6 +130,8 @@ class LinUcb(Rival):
         return situation.candidates[best]
 
     def learn(self, outcome: Outcome) -> None:
+        if outcome.number not in self.open:
+            return  # a concept was recalled, or an edit undone: not its choice
         row_X, scale = self.open.pop(outcome.number)
         self.gram_XX += np.outer(row_X, row_X)
         self.moment_X += row_X * np.clip(outcome.fall / scale, -3, 1)
