@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,9 +67,9 @@ def test_a_member_learns_what_it_would_learn_alone_through_growth_and_removal(bl
             both = {name: torch.stack((other[name], features[name])) for name in features}
             seen = population.step(both, torch.stack((other_target, target)), _weight().expand(2, -1), FRESH)
         assert torch.allclose(seen.loss_PB[1], expected, atol=2e-4)
-        operate(alone, edit, seed=5, follow=lambda old, new, kept: replace_parameter(optimizer, old, new, kept))
+        operate(alone, edit, seed=5, follow=partial(replace_parameter, optimizer))
         model, state = population.take(1)
-        operate(model, edit, seed=5, follow=lambda old, new, kept, s=state: replace_parameter(s, old, new, kept))
+        operate(model, edit, seed=5, follow=partial(replace_parameter, state))
         population.put(1, model, state)
 
 

@@ -91,14 +91,21 @@ def test_optimizer_state_follows_its_heads_and_new_ones_begin_clean(name: str) -
     assert {id(p) for p in optimizer.state} == held
 
 
-def test_a_grown_heads_first_steps_are_no_longer_than_others() -> None:
-    """Adam counts steps per tensor: with a second moment of zero a fresh row would take ten times its steps."""
+def test_a_grown_head_moves_at_once_and_not_without_bounds() -> None:
+    """Its gradients are small while its outputs are: under the others' second moments it would hardly move."""
     model, optimizer = _trained(400, Learner(learning_rate=0.001))
     operate(model, GrowHeads(0, 1), seed=1, follow=partial(replace_parameter, optimizer))
     before = model.block(0).attention.o.detach().clone()
     _train(model, optimizer, 3)
     moved = (model.block(0).attention.o.detach() - before).flatten(1).abs().mean(1)
-    assert 0 < moved[-1] < 3 * moved[:-1].mean()
+    assert moved[:-1].mean() < moved[-1] < 3 * 10 * 0.001
+
+
+def test_new_classes_begin_with_the_second_moments_of_known_ones() -> None:
+    model, optimizer = _trained()
+    before = optimizer.state[model.output.weight]["exp_avg_sq"].mean(0)
+    operate(model, GrowOutputs(6), seed=0, follow=partial(replace_parameter, optimizer))
+    torch.testing.assert_close(optimizer.state[model.output.weight]["exp_avg_sq"][-1], before)
 
 
 def test_refitting_loses_less_than_cutting() -> None:

@@ -91,6 +91,9 @@ class Controller:
         self.next_thrift_sample = policy.controller.thrift_every_samples
         self.passes_trained = 0
         self.passes_spent = 0
+        """Charged to the decision budget."""
+        self.passes_recalling = 0
+        """Forward passes to score what is kept; not charged, as they are bounded by the size of the library."""
         self.decisions = 0
         self.loss_remembered = 0.0
         """On remembered rows, at the last decision that looked at any."""
@@ -160,7 +163,6 @@ class Controller:
         if trigger.endswith("shift"):
             rows = min(recall.RECALL_ROWS, sample - since)
             kept = self._scored_entries(bench, rows)
-            self.passes_spent += len(kept) * rows if len(kept) > 1 else 0
             candidates += self._best_entry(kept, bench.blueprint, scores)
             observation["library_fit"] = recall.library_fit(kept)
         if self._cooling(sample):
@@ -214,6 +216,7 @@ class Controller:
         chosen = recall.recalled(candidates, watch.least_errors)
         if chosen is not None and chosen.edit is not None:  # only now, as few get here: what would be forgotten
             trials = bench.hindsight([chosen.edit["concept"]], rows, remembered=USUAL_MEMORY)
+            self.passes_recalling += sum(len(trial.recent_R) + len(trial.memory_M) for trial in trials)
             weighed = recall.scored([candidates[0], chosen], trials, self.policy.controller.memory_weight)
             candidates = [weighed[1] if candidate is chosen else candidate for candidate in candidates]
             candidates[0], chosen = weighed[0], weighed[1] if weighed[1].value > 0 else None
@@ -243,15 +246,30 @@ class Controller:
         observation, seconds = self.pulse.observation(), bench.seconds() - began
         return Decision(step, sample, rollback.ROLLBACK, chosen, tuple(candidates), why, observation, seconds)
 
+    @property
+    def passes_in_all(self) -> int:
+        """What deciding and recalling have cost so far, in row-passes."""
+        return self.passes_spent + self.passes_recalling
+
     def _scored_entries(self, bench: Bench, rows: int) -> list[Candidate]:
-        """Keep, and every entry of the library within the limits, with what they lose on the newest rows."""
+        """Keep, and entries of the library within the limits, with what they lose on the newest rows: all of them on a
+        few rows, and then the best that do better there than the live model on all rows."""
         live, budget = bench.blueprint, self.policy.budget
         entries = {concept: kept for concept, kept in bench.kept.items() if concept != BEFORE_EDIT}
         candidates = recall.within(entries, live, lambda candidate: fits(candidate, live, budget), self._price)
         if len(candidates) == 1:
             return candidates
+        screened = self._scored(candidates, bench, max(1, rows // recall.SCREENED))
+        promising = sorted(screened[1:], key=lambda candidate: -candidate.value)[: recall.FINALISTS]
+        better = {c.name for c in promising if c.loss_recent < screened[0].loss_recent}
+        finalists = [c for at, c in enumerate(candidates) if at == 0 or c.name in better]
+        return self._scored(finalists, bench, rows) if better else screened
+
+    def _scored(self, candidates: list[Candidate], bench: Bench, rows: int) -> list[Candidate]:
         concepts = [candidate.edit["concept"] for candidate in candidates if candidate.edit is not None]
-        return recall.scored(candidates, bench.hindsight(concepts, rows))
+        trials = bench.hindsight(concepts, rows)
+        self.passes_recalling += sum(len(trial.recent_R) for trial in trials)
+        return recall.scored(candidates, trials)
 
     def _best_entry(self, kept: Sequence[Candidate], blueprint: Blueprint, scores: Scores) -> list[Candidate]:
         best = recall.best_kept(kept)
@@ -322,6 +340,7 @@ class Controller:
             "next_thrift_sample": self.next_thrift_sample,
             "passes_trained": self.passes_trained,
             "passes_spent": self.passes_spent,
+            "passes_recalling": self.passes_recalling,
             "decisions": self.decisions,
             "loss_remembered": self.loss_remembered,
             "open": [asdict(outcome) for outcome in self.open],
@@ -340,7 +359,7 @@ class Controller:
             self.last_edit_sample = int(state["last_edit_sample"])
             self.patience, self.next_thrift_sample = int(state["patience"]), int(state["next_thrift_sample"])
             self.passes_trained, self.passes_spent = int(state["passes_trained"]), int(state["passes_spent"])
-            self.decisions = int(state["decisions"])
+            self.passes_recalling, self.decisions = int(state["passes_recalling"]), int(state["decisions"])
             self.loss_remembered = float(state["loss_remembered"])
             self.open = [OpenOutcome(**outcome) for outcome in state["open"]]
             self.recall_watch = recall.RecallWatch(**state["recall"])

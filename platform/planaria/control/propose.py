@@ -45,7 +45,7 @@ def propose(
         options += [(edit, "keep") for edit in _recycling(blueprint, scores)]
     options += [(edit, "keep") for edit in growth]
     if shifted:  # what grows then learns faster without the old momentum, and without the old certainty
-        options += [(edit, treatments[-1]) for edit in growth if edit.layer == growth[0].layer]
+        options += [(edit, treatments[-1]) for edit in growth[:1]]
     if not shifted:
         options += [(edit, "keep") for edit in _removal(blueprint, scores, policy.heads)]
     candidates = [_candidate(edit, treatment, blueprint, scores, loss, policy, price) for edit, treatment in options]

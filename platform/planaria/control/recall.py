@@ -21,6 +21,8 @@ RECALL = "recall"
 """What `due` answers when entries are to be scored; it leads to a decision only where one is restored."""
 RECALL_ROWS = 512
 """Newest rows that entries are scored on for a normal decision, at most."""
+SCREENED, FINALISTS = 4, 2
+"""All entries are scored on one of so many of the newest rows; so many of the best on all of them."""
 LEAST_GAIN = 0.1
 """Of the live model's loss: an entry must lose less by more than this."""
 LEAST_ERRORS = 2.0

@@ -21,9 +21,11 @@ def build_optimizer(model: nn.Module, learner: Learner) -> torch.optim.Optimizer
     return torch.optim.AdamW(groups, lr=learner.learning_rate, fused=True)
 
 
-def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> None:
+def replace_parameter(
+    optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0
+) -> None:
     """Let `new` take the place of `old`: rows `kept` (dimension 0) carry their state along; new rows begin
-    without momentum, and with the mean second moment of the kept ones.
+    without momentum, and with `moment` of the mean second moment of the kept ones.
 
     `new` holds the kept rows first, then any fresh ones; where nothing is kept, it begins without any state. Raises
     KeyError where `old` is not the optimizer's.
@@ -35,7 +37,9 @@ def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: 
                 state = optimizer.state.pop(old, {})
                 if not len(kept):
                     return
-                optimizer.state[new] = {slot: _follow(slot, value, old, new, kept) for slot, value in state.items()}
+                optimizer.state[new] = {
+                    slot: _follow(slot, value, old, new, kept, moment) for slot, value in state.items()
+                }
                 if not state:
                     del optimizer.state[new]
                 return
@@ -44,12 +48,12 @@ def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: 
 
 def replace_with_state(
     optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], tensors: Mapping[str, Tensor]
-) -> Callable[[nn.Parameter, nn.Parameter, Tensor], None]:
+) -> Callable[[nn.Parameter, nn.Parameter, Tensor, float], None]:
     """As `replace_parameter`, for parameters that are put back as a whole: they take up the state that `tensors` (made
     by `optimizer_tensors`) holds under the name of the parameter they replace."""
 
-    def follow(old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> None:
-        replace_parameter(optimizer, old, new, kept)
+    def follow(old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float) -> None:
+        replace_parameter(optimizer, old, new, kept, moment)
         if len(kept):
             return
         for key, value in tensors.items():
@@ -98,12 +102,14 @@ def _fused_on(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool
     return bool(optimizer.defaults.get("fused")) and parameter.device.type != "cpu"
 
 
-def _follow(slot: str, value: object, old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> object:
+def _follow(
+    slot: str, value: object, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float
+) -> object:
     if not isinstance(value, Tensor) or value.shape != old.shape:
         return value.clone() if isinstance(value, Tensor) else value
     moved = torch.zeros_like(new, memory_format=torch.preserve_format)
     moved[: len(kept)] = value.index_select(0, kept)
     if slot == "exp_avg_sq" and len(new) > len(kept):
         # Adam's step count is the tensor's: from a second moment of zero, new rows would take several times its steps.
-        moved[len(kept) :] = moved[: len(kept)].mean(0)
+        moved[len(kept) :] = moment * moved[: len(kept)].mean(0)
     return moved

@@ -40,7 +40,7 @@ from planaria.train.allocator import reuse_freed_memory
 logger = logging.getLogger(__name__)
 
 VALUE, SUMMARY, JOB = "value.safetensors", "summary.json", "meta_job.yaml"
-_AT_ONCE = 48
+_AT_ONCE = 22
 """Streams that one task lives through side by side."""
 _VALIDATION_SEED = 500_000
 Tell = Callable[[str], None]

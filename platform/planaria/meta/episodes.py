@@ -27,8 +27,8 @@ from planaria.control.rollback import ROLLBACK, holds_before
 from planaria.learn import build_optimizer
 from planaria.learn.losses import row_loss
 from planaria.meta.population import Population
-from planaria.meta.script import BATCH_ROWS, Script
-from planaria.meta.simulate import SimStream
+from planaria.meta.script import BATCH_ROWS, Script, rows_of_step
+from planaria.meta.simulate import HEAD_WIDTH, MAX_HEADS, MLP_WIDTH, WIDTH, SimStream
 from planaria.model import ElasticTransformer, build
 from planaria.policy import Policy
 from planaria.signals import Candidate, Decision, StepReport
@@ -91,13 +91,13 @@ def policy_for(stream: SimStream, **controller: object) -> Policy:
     """Settings of an episode: those of a run, with waits in proportion to shorter phases."""
     return Policy.model_validate(
         {
-            "heads": {"start": 3, "min": 1, "max": 6, "cooldown_samples": 1_000},
-            "budget": {"price": stream.price, "decision_credit": 25_000, "decision_fraction": 0.15},
+            "heads": {"start": 3, "min": 1, "max": MAX_HEADS, "cooldown_samples": 1_000},
+            "budget": {"price": stream.price, "decision_credit": 5_000, "decision_fraction": 0.05},
             "controller": {
                 "thrift_every_samples": 1_500,
                 "wait_samples": 256,
                 "inner_rows": 12,
-                "scoring_rows": 48,
+                "scoring_rows": 32,
                 **controller,
             },
             "learner": {"learning_rate": 3e-3, "memory": {"rows": 500}},
@@ -123,6 +123,9 @@ class Episode:
         self.concept = 0
         """Number of the concept that the stream seems to be in."""
         self.concepts = 1
+        self.alarm_onset: int | None = None
+        self.recalled = False
+        """A concept was restored on the present alarm."""
         self.before: tuple[ElasticTransformer, torch.optim.Optimizer, list[list[int]]] | None = None
         """Model, optimizer and births before the newest edit, until its outcome is known."""
         # Of the decision being taken:
@@ -141,12 +144,9 @@ class Episode:
         blueprint: Blueprint = self.model.blueprint
         return blueprint
 
-    def fresh(self) -> Integers:
-        return np.arange(self.step * BATCH_ROWS, (self.step + 1) * BATCH_ROWS)
-
     def take_in(self, loss_B: Floats, output_BC: Floats, heads: int, passes: int) -> bool:
         """A step was learned from; True where a decision is due."""
-        rows = self.fresh()
+        rows = rows_of_step(self.step)
         target_B = self.stream.target[rows]
         error_B = (output_BC.argmax(1) != target_B).astype(np.float32)
         report = StepReport(self.step, int(rows[0]), loss_B, error_B, target_B, output_BC, output_BC)
@@ -154,12 +154,17 @@ class Episode:
         self.error.append(float(error_B.mean()))
         self.heads.append(heads)
         self.controller.observe(report, passes)
-        shift = self.script.shifts.get(self.step)
+        shift, self.alarm_onset = self.script.shifts.get(self.step), self.script.alarms.get(self.step)
         self.step += 1
         if shift is not None:
-            self.library.leave(self.concept, shift.onset_sample, self.row)
-            self.concept, self.concepts = self.concepts, self.concepts + 1
+            if not self.recalled:
+                self.library.leave(self.concept, shift.onset_sample, self.row)
+                self.concept, self.concepts = self.concepts, self.concepts + 1
+            self.recalled = False
             self.controller.shifted(shift)
+        else:
+            self.recalled = self.recalled and self.alarm_onset is not None
+            self.controller.alarmed(self.alarm_onset)
         self.controller.outcomes(self.row)
         return self.controller.due(self.row) is not None
 
@@ -212,6 +217,9 @@ class Episode:
             self.optimizer = build_optimizer(self.model, self.policy.learner)
             self.controller.births = snapshot.births(self.row)
             self.library.restored(edit.concept, self.row)
+            self.recalled = self.alarm_onset is not None
+            if self.alarm_onset is not None and self.concept != edit.concept:
+                self.library.leave(self.concept, self.alarm_onset, self.row)
             self.library.rolling, self.concept = [], edit.concept
         else:
             self.model, self.optimizer = self._bench.under(chosen)
@@ -305,7 +313,13 @@ def tensors(stream: SimStream, rows: Integers) -> dict[str, Tensor]:
 
 def first_blueprint(stream: SimStream, heads: int) -> Blueprint:
     return Blueprint.for_fields(
-        stream.fields, width=16, head_width=4, mlp_width=32, heads=(heads,), outputs=stream.outputs, patch=stream.patch
+        stream.fields,
+        width=WIDTH,
+        head_width=HEAD_WIDTH,
+        mlp_width=MLP_WIDTH,
+        heads=(heads,),
+        outputs=stream.outputs,
+        patch=stream.patch,
     )
 
 
@@ -329,7 +343,8 @@ def _step(population: Population, episodes: Sequence[Episode]) -> None:
         due = episode.take_in(loss_PB[place], output_PBC[place], int(heads_P[place]), passes)
         if due and episode.decide(*population.take(place)):
             population.put(place, episode.model, episode.optimizer)
-        if episode.policy.controller.kind != "none" and episode.library.due(episode.row):
+        watched = episode.policy.controller.kind != "none" and episode.alarm_onset is None
+        if watched and episode.library.due(episode.row):
             episode.roll(population.take(place)[0])
 
 
@@ -337,7 +352,7 @@ def _batch(episodes: Sequence[Episode], steps: Sequence[int]) -> tuple[dict[str,
     """Features, targets and weights of each one's rows at its step: fresh ones, then replayed ones."""
     streams = [episode.stream for episode in episodes]
     rows = [
-        np.concatenate((np.arange(step * BATCH_ROWS, (step + 1) * BATCH_ROWS), episode.script.replayed_SR[step]))
+        np.concatenate((rows_of_step(step), episode.script.replayed_SR[step]))
         for episode, step in zip(episodes, steps, strict=True)
     ]
     features = {
@@ -426,7 +441,7 @@ def _life(episode: Episode, branchings: list[Branching]) -> Life:
         np.array(episode.heads, np.float32),
         episode.decisions,
         branchings,
-        episode.controller.passes_spent / max(1, episode.controller.passes_trained),
+        episode.controller.passes_in_all / max(1, episode.controller.passes_trained),
     )
 
 

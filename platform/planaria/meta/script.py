@@ -11,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from planaria.detect import ShiftMonitor, Sketch
+from planaria.detect.monitor import IDENTIFY_ROWS
 from planaria.learn import ReplayMemory
 from planaria.meta.simulate import SimStream
 from planaria.policy import Detector, Memory
 from planaria.signals import Features, Shift, ShiftKind, StepReport
 
 Integers = npt.NDArray[np.int64]
+Reports = tuple[dict[int, Shift], dict[int, int]]
+"""Shifts by the step at whose end they are reported, and onsets of alarms by step."""
 BATCH_ROWS = 16
 REPLAY_ROWS = 16
 _REMEMBERED = Memory(rows=500)
@@ -25,10 +28,11 @@ _WATCHED = Detector(loss=None)
 _REAL_ROWS = ("digits", "segments", "fashion", "weather", "virtual", "recurring")
 """Families of real rows. Their shifts are found by the real detectors; those of generated rows, which show only in the
 loss, are reported after a delay like the one measured for it."""
-_REPLAYED = ("digits", "segments", "fashion", "virtual")
+REPLAYED = ("digits", "segments", "fashion", "virtual")
 """Families in which old rows mostly stay true. Where the rule of labels changes, replay would hold on to the old."""
 _DELAY_ROWS = (150, 700)
 """Between a change and its report: the middle nine tenths of what docs/detection.md has."""
+_SOONEST_ALARM_ROWS = 48
 _MISSED, _WRONG_KIND = 0.02, 0.1
 _NEWEST_ROWS = 512
 
@@ -44,6 +48,8 @@ class Script:
     """Of each replayed row in the objective, where each fresh one has 1 / BATCH_ROWS."""
     shifts: dict[int, Shift]
     """By the step at whose end they are reported."""
+    alarms: dict[int, int]
+    """Onset of the alarm that is being looked into, by step; steps without one are not there."""
     writes_W3: Integers
     """Step, slot and row of everything that entered the memory, in order."""
     seed: int
@@ -63,15 +69,15 @@ def write_script(stream: SimStream, extra_rows: int = 0) -> Script:
     """`extra_rows` are learned from again at each step beyond what is usual: from memory where there is one, otherwise
     from the newest rows."""
     steps = len(stream.target) // BATCH_ROWS
-    shifts = _found(stream, steps) if stream.family in _REAL_ROWS else _reported(stream)
-    if stream.family not in _REPLAYED:
+    shifts, alarms = _found(stream, steps) if stream.family in _REAL_ROWS else _reported(stream)
+    if stream.family not in REPLAYED:
         again = _newest(stream, steps, extra_rows)
-        return Script(steps, again, 1 / BATCH_ROWS, shifts, np.empty((0, 3), np.int64), stream.seed)
+        return Script(steps, again, 1 / BATCH_ROWS, shifts, alarms, np.empty((0, 3), np.int64), stream.seed)
     memory, replay_rows = _memory(stream.seed), REPLAY_ROWS + extra_rows
     replayed = np.empty((steps, replay_rows), np.int64)
     writes, offered_B = [], np.ones(BATCH_ROWS, np.bool_)
     for step in range(steps):
-        rows = _rows(step)
+        rows = rows_of_step(step)
         slots = memory.draw(replay_rows, step)
         replayed[step] = memory.columns["row"][slots] if len(slots) else np.resize(rows, replay_rows)
         target_B = stream.target[rows]
@@ -80,7 +86,7 @@ def write_script(stream: SimStream, extra_rows: int = 0) -> Script:
             at, into = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
             memory.store(into, {"row": rows[at]}, target_B[at], np.zeros((len(at), 1), np.float32))
             writes.append(np.stack((np.full(len(at), step), into, rows[at]), 1))
-    return Script(steps, replayed, 1 / replay_rows, shifts, np.concatenate(writes), stream.seed)
+    return Script(steps, replayed, 1 / replay_rows, shifts, alarms, np.concatenate(writes), stream.seed)
 
 
 def _newest(stream: SimStream, steps: int, rows: int) -> Integers:
@@ -91,26 +97,28 @@ def _newest(stream: SimStream, steps: int, rows: int) -> Integers:
     return np.asarray(first_S[:, None] - back_SR, np.int64)
 
 
-def _found(stream: SimStream, steps: int) -> dict[int, Shift]:
+def _found(stream: SimStream, steps: int) -> Reports:
     """By the detectors that need no model."""
     monitor, sketch_NF = ShiftMonitor(_WATCHED, "classification"), _sketch(stream)
     nothing_B = np.zeros(BATCH_ROWS, np.float32)
-    shifts = {}
+    shifts, alarms = {}, {}
     for step in range(steps):
-        rows = _rows(step)
+        rows = rows_of_step(step)
         seen = StepReport(
             step, int(rows[0]), nothing_B, nothing_B, stream.target[rows], nothing_B[:, None], sketch_NF[rows]
         )
         shift = monitor.update(seen)
         if shift is not None:
             shifts[step] = shift
-    return shifts
+        elif monitor.alarm_onset is not None:
+            alarms[step] = monitor.alarm_onset
+    return shifts, alarms
 
 
-def _reported(stream: SimStream) -> dict[int, Shift]:
-    """True changes, late, and now and then missed or taken for another kind."""
+def _reported(stream: SimStream) -> Reports:
+    """True changes, late, and now and then missed or taken for another kind. Before each there was an alarm."""
     random = np.random.default_rng((stream.seed, 0xDE7))
-    shifts = {}
+    shifts, alarms = {}, {}
     for number, row in enumerate(stream.starts[1:], start=1):
         late = int(random.integers(*_DELAY_ROWS)) + stream.gradual_rows[number] // 2
         step, seen_before = (row + late) // BATCH_ROWS, stream.contexts[number] in stream.contexts[:number]
@@ -119,6 +127,8 @@ def _reported(stream: SimStream) -> dict[int, Shift]:
             kind = "abrupt"
         if random.random() < _MISSED:
             continue
+        alarm = max(row + _SOONEST_ALARM_ROWS, step * BATCH_ROWS - IDENTIFY_ROWS) // BATCH_ROWS
+        alarms.update(dict.fromkeys(range(alarm, step), row))
         shifts[step] = Shift(
             step=step,
             sample=(step + 1) * BATCH_ROWS,
@@ -129,10 +139,11 @@ def _reported(stream: SimStream) -> dict[int, Shift]:
             onset_sample=row,
             concept=stream.contexts[number] if kind == "recurring" else None,
         )
-    return shifts
+    return shifts, alarms
 
 
-def _rows(step: int) -> Integers:
+def rows_of_step(step: int) -> Integers:
+    """The fresh rows that a step learns from."""
     return np.arange(step * BATCH_ROWS, (step + 1) * BATCH_ROWS)
 
 

@@ -32,7 +32,7 @@ TOTAL_ROWS_RANGE = (20_000, 35_000)
 TILTS = 16
 """Numbers in a tilt: see `Source.draw`."""
 
-_CHANCES: dict[Change, float] = {"new": 0.55, "return": 0.2, "labels": 0.125, "virtual": 0.125}
+_CHANCES: dict[Change, float] = {"new": 0.4, "return": 0.35, "labels": 0.125, "virtual": 0.125}
 _GRADUAL_CHANCE = 0.25
 _GRADUAL_ROWS_RANGE = (500, 1_500)
 

@@ -17,8 +17,13 @@ from planaria.model.attention import ElasticAttention
 from planaria.model.transformer import ElasticTransformer
 from planaria.morph.refit import refit_output_projection
 
-Follow = Callable[[nn.Parameter, nn.Parameter, Tensor], None]
-"""Told of every replaced parameter: (old, new, rows kept)."""
+Follow = Callable[[nn.Parameter, nn.Parameter, Tensor, float], None]
+"""Told of every replaced parameter: (old, new, rows kept, share of the kept rows' mean second moment that new rows
+begin with)."""
+
+FRESH_HEAD_MOMENT = 1e-4
+"""A fresh head's gradients are small, as its outputs are zero: under the second moments of heads that have long been
+there it would hardly move. docs/decisions.md has the measurement."""
 
 
 def operate(
@@ -37,7 +42,7 @@ def operate(
     is touched) where the edit does not fit.
     """
     after = edit.apply(model.blueprint)
-    follow = follow or (lambda old, new, kept: None)
+    follow = follow or (lambda old, new, kept, moment: None)
     if isinstance(edit, GrowHeads):
         _grow_heads(model.block(edit.layer).attention, edit.heads, torch.Generator().manual_seed(seed), follow)
     elif isinstance(edit, ShrinkHeads):
@@ -64,7 +69,7 @@ def temper(model: ElasticTransformer, factor: float) -> None:
 def _grow_heads(attention: ElasticAttention, heads: int, generator: torch.Generator, follow: Follow) -> None:
     for name, fresh in attention.fresh_heads(heads, generator).items():
         old = getattr(attention, name)
-        _replace(attention, name, torch.arange(len(old), device=old.device), fresh, follow)
+        _replace(attention, name, torch.arange(len(old), device=old.device), fresh, follow, FRESH_HEAD_MOMENT)
 
 
 def _shrink_heads(
@@ -102,7 +107,7 @@ def _recycle_head(
         refit_output_projection(model, edit.layer, keep=others, inputs=calibration)
     kept = torch.tensor(others, device=attention.q.device)
     for name, rows in fresh.items():
-        _replace(attention, name, kept, rows, follow)
+        _replace(attention, name, kept, rows, follow, FRESH_HEAD_MOMENT)
 
 
 def _restore(model: ElasticTransformer, weights: Mapping[str, Tensor] | None, after: Blueprint, follow: Follow) -> None:
@@ -119,7 +124,7 @@ def _restore(model: ElasticTransformer, weights: Mapping[str, Tensor] | None, af
         place, _, leaf = name.rpartition(".")
         new = nn.Parameter(weights[name].to(old, copy=True))
         setattr(model.get_submodule(place), leaf, new)
-        follow(old, new, nothing)
+        follow(old, new, nothing, 1.0)
     for name, buffer in model.named_buffers():
         buffer.copy_(weights[name])
     if known < after.outputs:
@@ -136,9 +141,11 @@ def _grow_outputs(model: ElasticTransformer, outputs: int, follow: Follow) -> No
     _replace(layer, "bias", kept, lowest, follow)
 
 
-def _replace(module: nn.Module, name: str, kept: Tensor, fresh: Tensor | None, follow: Follow) -> None:
+def _replace(
+    module: nn.Module, name: str, kept: Tensor, fresh: Tensor | None, follow: Follow, moment: float = 1.0
+) -> None:
     old: nn.Parameter = getattr(module, name)
     rows = old.detach().index_select(0, kept)
     new = nn.Parameter(rows if fresh is None else torch.cat((rows, fresh.to(old))))
     setattr(module, name, new)
-    follow(old, new, kept)
+    follow(old, new, kept, moment)
