@@ -114,6 +114,8 @@ class Controller(Settings):
     from_run: str | None = None
     """learned: begin with what another run's controller has learned from its own edits: that run's folder, its MLflow
     id in this job's store, or the name of a run that goes on in this cluster."""
+    shared: str | None = None
+    """learned: share what edits brought, while they run, with all runs of this cluster that give the same name."""
     doubt: float = Field(0.5, ge=0)
     """learned: an edit is looked ahead on where its value may be the best within so many standard deviations."""
     most_looks: int = Field(2, ge=1)
@@ -144,6 +146,12 @@ class Controller(Settings):
     losses and gains of a treatment or a removal fade as learning goes on, prices do not."""
     certainty: float = Field(0.25, ge=0)
     """An edit must beat keeping by this many standard errors."""
+
+    @model_validator(mode="after")
+    def _learns_what_it_shares(self) -> Controller:
+        if self.shared is not None and self.kind != "learned":
+            raise ValueError(f"shared needs kind: learned; {self.kind} learns nothing that others could use")
+        return self
 
 
 class Memory(Settings):

@@ -22,6 +22,7 @@ from planaria.learn import (
 )
 from planaria.model import ElasticTransformer, build
 from planaria.morph import growth_scores, head_importance, operate, temper
+from planaria.morph.surgery import FRESH_HEAD_MOMENT
 from planaria.policy import Learner
 
 BLUEPRINT = Blueprint("classification", 16, 4, 32, (2, 3), 4, image_shape=(1, 8, 8), patch=4)
@@ -276,7 +277,7 @@ def test_a_recycled_heads_optimizer_rows_begin_as_a_fresh_heads() -> None:
     operate(model, RecycleHead(1, 0), seed=4, follow=partial(replace_parameter, optimizer))
     after = optimizer.state[model.block(1).attention.q]
     assert torch.equal(after["exp_avg"][:2], before["exp_avg"][1:]) and not bool(after["exp_avg"][2].any())
-    assert torch.equal(after["exp_avg_sq"][2], before["exp_avg_sq"][1:].mean(0))
+    assert torch.equal(after["exp_avg_sq"][2], FRESH_HEAD_MOMENT * before["exp_avg_sq"][1:].mean(0))
     _train(model, optimizer, 2)
     assert bool(model.block(1).attention.o[2].any()), "and it learns"
 

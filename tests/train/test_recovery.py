@@ -295,6 +295,20 @@ def test_a_killed_worker_changes_nothing_and_the_controller_can_still_be_read(
 
 
 @pytest.mark.ray
+def test_runs_of_one_cluster_share_what_their_controllers_learn(cluster: None, table: Path, tmp_path: Path) -> None:
+    job = job_for(table, scale={"workers": 1, "shards": 1})
+    controller = job.policy.controller.model_copy(update={"shared": "both"})
+    job = job.model_copy(update={"policy": job.policy.model_copy(update={"controller": controller})})
+    for name in ("first", "second"):
+        assert launch.run(job, out=tmp_path / name).status == "done"
+    first, second = (json.loads((tmp_path / name / "controller.json").read_text()) for name in ("first", "second"))
+    assert first["returns"] and not first["borrowed"]
+    lent = list(zip(first["features"], first["returns"], strict=True))
+    # What the first one learned after its last decision was not lent any more.
+    assert second["borrowed"] and all([row, value] in [list(one) for one in lent] for row, value in second["borrowed"])
+
+
+@pytest.mark.ray
 def test_a_killed_driver_changes_nothing_also_where_rays_ports_are_taken(
     table: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:

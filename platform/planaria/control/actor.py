@@ -1,4 +1,4 @@
-"""The named Ray actor through which others read what a run's controller has learned.
+"""The named Ray actors through which others read what a run's controller has learned.
 
 Workers decide from the state in their own memory, which is what the checkpoint holds; the actor is its published
 copy, so that another run or a monitor on the cluster can read it while the run goes on.
@@ -7,12 +7,17 @@ copy, so that another run or a monitor on the cluster can read it while the run 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 
+from planaria.control.judge import Known
+
 NAMESPACE = "planaria"
+_SHARED_WITHIN_S = 5.0
+logger = logging.getLogger(__name__)
 
 
 class PublishedController:
@@ -29,6 +34,36 @@ class PublishedController:
     def read(self) -> tuple[int, str]:
         """(step, state as JSON); step is -1 before anything was published."""
         return self._step, self._state
+
+
+class SharedOutcomes:
+    """What the edits of several runs brought: each run's newest, for all the others."""
+
+    def __init__(self) -> None:
+        self._of_run: dict[str, list[Known]] = {}
+
+    def exchange(self, run: str, lent: list[Known]) -> list[Known]:
+        """Take in what a run lends in place of what it lent before, and answer with what the others lent."""
+        self._of_run[run] = lent
+        return [known for other, theirs in self._of_run.items() if other != run for known in theirs]
+
+
+def share_outcomes(name: str, run: str) -> Callable[[list[Known]], list[Known] | None]:
+    """How a run exchanges with all that share under the name. The actor is made by the first of them and outlives
+    them; while it does not answer, None comes back, and the run goes on with what it has."""
+    remote = ray.remote(num_cpus=0, max_restarts=-1)(SharedOutcomes)
+    options = remote.options(name=f"shared:{name}", namespace=NAMESPACE, get_if_exists=True, lifetime="detached")
+    actor: Any = options.remote()
+
+    def exchange(lent: list[Known]) -> list[Known] | None:
+        try:
+            others: list[Known] = ray.get(actor.exchange.remote(run, lent), timeout=_SHARED_WITHIN_S)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+            logger.warning("controller shared as '%s' does not answer (%s); going on alone", name, type(error).__name__)
+            return None
+        return others
+
+    return exchange
 
 
 def start_actor(run_name: str) -> Any:

@@ -52,6 +52,9 @@ class Outcome:
     """Nats a row for capacity, beyond what keeping would have cost."""
 
 
+Known = tuple[list[float], float]
+"""Features of an edit that was made, and the return that came of it."""
+
 Look = Callable[[Sequence[int]], list[Trial]]
 """Look ahead on these candidates (by number); each one is charged to the decision budget."""
 
@@ -68,6 +71,12 @@ class Judge(Protocol):
 
     def inherit(self, state: Mapping[str, Any]) -> None:
         """Begin with what the judge of another run had learned. Raises InputError where that was another kind."""
+
+    def lend(self) -> list[Known]:
+        """What it has learned from its own run, for others."""
+
+    def borrow(self, known: Sequence[Known]) -> None:
+        """Learn from what others lend, in place of what was borrowed before."""
 
     def state(self) -> dict[str, Any]: ...
 

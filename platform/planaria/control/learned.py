@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from planaria.control.decide import choose
 from planaria.control.features import features, scale_of
-from planaria.control.judge import Look, Outcome, Situation, Verdict
+from planaria.control.judge import Known, Look, Outcome, Situation, Verdict
 from planaria.control.look_ahead import Trial
 from planaria.control.value import Outcomes, ValueEnsemble
 from planaria.errors import InputError
@@ -36,6 +36,8 @@ class LearnedJudge:
         self.settings, self.value = settings, value
         self.features_SX: list[list[float]] = []
         self.return_S: list[float] = []
+        self.borrowed: list[Known] = []
+        """What other runs have learned."""
         self.open: dict[int, tuple[list[float], float]] = {}
         """Features of what was chosen and the scale of its loss, by decision."""
         self._heads = value.heads(None)
@@ -68,10 +70,20 @@ class LearnedJudge:
         self._adapt()
 
     def inherit(self, state: Mapping[str, Any]) -> None:
-        self.load_state({**state, "open": []})
+        self.load_state({**state, "open": [], "borrowed": []})
+
+    def lend(self) -> list[Known]:
+        return list(zip(self.features_SX, self.return_S, strict=True))
+
+    def borrow(self, known: Sequence[Known]) -> None:
+        borrowed = [(list(row), value) for row, value in known]
+        if borrowed != self.borrowed:
+            self.borrowed = borrowed
+            self._adapt()
 
     def state(self) -> dict[str, Any]:
         return {
+            "borrowed": [[row, value] for row, value in self.borrowed],
             "features": self.features_SX,
             "returns": self.return_S,
             "open": [[number, row, scale] for number, (row, scale) in self.open.items()],
@@ -82,12 +94,15 @@ class LearnedJudge:
             self.features_SX = [[float(x) for x in row] for row in state["features"]]
             self.return_S = [float(x) for x in state["returns"]]
             self.open = {int(n): ([float(x) for x in row], float(scale)) for n, row, scale in state["open"]}
+            self.borrowed = [([float(x) for x in row], float(value)) for row, value in state["borrowed"]]
             self._adapt()
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"controller state: not that of a learned value ({error})") from None
 
     def _adapt(self) -> None:
-        outcomes = Outcomes(np.array(self.features_SX, np.float64), np.array(self.return_S, np.float64))
+        known = [*self.borrowed, *self.lend()][-MOST_OUTCOMES:]  # what it has seen itself counts first
+        rows, returns = [row for row, _ in known], [value for _, value in known]
+        outcomes = Outcomes(np.array(rows, np.float64), np.array(returns, np.float64))
         self._heads = self.value.heads(outcomes)
 
     def _known(self, candidates: Sequence[Candidate]) -> list[int]:

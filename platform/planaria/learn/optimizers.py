@@ -102,9 +102,7 @@ def _fused_on(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool
     return bool(optimizer.defaults.get("fused")) and parameter.device.type != "cpu"
 
 
-def _follow(
-    slot: str, value: object, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float
-) -> object:
+def _follow(slot: str, value: object, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float) -> object:
     if not isinstance(value, Tensor) or value.shape != old.shape:
         return value.clone() if isinstance(value, Tensor) else value
     moved = torch.zeros_like(new, memory_format=torch.preserve_format)

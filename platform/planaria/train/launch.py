@@ -119,6 +119,8 @@ def _check(job: Job, base: Path, address: str | None) -> None:
             _check_answers(address)
         else:
             _check_cpus(job, os.cpu_count() or 1)
+    if job.policy.controller.shared is not None and not job.scale.bounds[1]:
+        raise InputError("policy.controller.shared: runs share through Ray; set scale.workers to 1 or more")
     stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
     if not job.stream.follow:
         try:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from planaria.blueprint import BEFORE_EDIT, Blueprint, Edit, GrowOutputs, Restore, edit_from_dict
 from planaria.control import Controller, Evidence, Measurement, Trial
+from planaria.control.judge import Known
 from planaria.control.judges import judge_for
 from planaria.control.library import Snapshot, Weights
 from planaria.control.propose import price_of
@@ -98,6 +99,8 @@ class Lifelong:
         """Asked by rank 0 while it waits for new files."""
         self.before_edit: Callable[[], None] = lambda: None
         """Told that the model is about to be operated on: the last moment to keep it as it is."""
+        self.exchange: Callable[[list[Known]], list[Known] | None] = lambda lent: None
+        """On rank 0 of a run that shares its controller: lend what it learned, borrow what others did."""
         self.between_steps = True
         """Whether the state is one that a run can go on from; not so within a step."""
         self._evidence: Evidence | None = None
@@ -330,7 +333,15 @@ class Lifelong:
             return self.controller.recall(self.step, self.row, self)
         if trigger == ROLLBACK:
             return self.controller.reconsider(self.step, self.row, self)
+        if self.job.policy.controller.shared is not None:
+            self._exchange()
         return self.controller.decide(trigger, self.step, self.row, self)
+
+    def _exchange(self) -> None:
+        judge = self.controller.judge
+        borrowed = self.group.share(self.exchange(judge.lend()))
+        if borrowed is not None:
+            judge.borrow(borrowed)
 
     def _recollect(self, left: int | None, shift: Shift | None) -> None:
         """Keep what the model knew of a concept that the stream has left; tag remembered rows with their concept."""

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from planaria.control.actor import publish
+from planaria.control.actor import publish, share_outcomes
+from planaria.control.judge import Known
 from planaria.errors import InputError, RunError
 from planaria.job import Job
 from planaria.signals import Stream
@@ -28,6 +29,8 @@ from planaria.train.keeper import Keeper, restore
 from planaria.train.lifelong import Lifelong
 
 logger = logging.getLogger(__name__)
+
+Exchange = Callable[[list[Known]], list[Known] | None]
 
 _PREDECESSOR_DIES_WITHIN_S = 45.0
 """Shorter than what the other workers wait for this one in a collective."""
@@ -42,11 +45,12 @@ def live(
     *,
     tell: Callable[[int, Mapping[str, Any]], None] = lambda step, state: None,
     report: Callable[[Mapping[str, Any]], None] = lambda metrics: None,
+    exchange: Exchange | None = None,
 ) -> dict[str, Any]:
     """Run to the end, or to a stop; returns the summary (on rank 0; a part of it elsewhere).
 
     `tell` publishes the controller's state, `report` is called by all workers at the same step about every 10 s.
-    Raises InputError and RunError.
+    `exchange` is how rank 0 shares what its controller learns with other runs. Raises InputError and RunError.
     """
     with contextlib.ExitStack() as held:
         stream = _open(job, folder, base, group, held)
@@ -59,6 +63,8 @@ def live(
             if folder.inherited.exists():
                 run.controller.judge.inherit(folder.read_json(folder.inherited))
         keeper = Keeper(run, folder, tell, restored.message) if group.rank == 0 else None
+        if exchange is not None:
+            run.exchange = exchange
         if keeper is not None:
             run.stop_waiting, run.before_edit = keeper.wait, keeper.keep_model
             keeper.start(restored.step is not None)
@@ -139,16 +145,19 @@ def ray_worker(config: dict[str, Any]) -> dict[str, Any]:
     with contextlib.suppress(OSError):  # what cannot be found from here is named when it is opened
         os.chdir(config["base"])
     device = ray.train.torch.get_device()
-    actor = config["actor"]
+    actor, group = config["actor"], TorchGroup()
+    job, folder = Job.model_validate_json(config["job"]), RunFolder(Path(config["folder"]))
+    shared = job.policy.controller.shared
     try:
         return live(
-            Job.model_validate_json(config["job"]),
-            RunFolder(Path(config["folder"])),
+            job,
+            folder,
             Path(config["base"]),
-            TorchGroup(),
+            group,
             device,
             tell=lambda step, state: publish(actor, step, state),
             report=lambda metrics: ray.train.report(dict(metrics)),
+            exchange=share_outcomes(shared, folder.path.name) if shared is not None and group.rank == 0 else None,
         )
     except (InputError, RunError) as error:
         # Handed back as a value: Ray would take an exception for a fault and try the same thing again.
