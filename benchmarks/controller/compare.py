@@ -3,8 +3,9 @@
 Every family's streams are lived through by every contestant: the same rows, the same reports of shifts, the same first
 weights. Rivals learn from as many more rows at each step as the learned controller's decisions cost it on that family.
 Thresholds are tuned on the families that the value was meta-trained on, what the learned controller is free to choose
-on the validation families; the bandit begins with all of the value's experience.
-Cost J = prequential cross-entropy + price x mean heads / 6.
+on the validation families; the bandit begins with all of the value's experience (where the meta-training's folder is
+there). Cost J = prequential cross-entropy + price x mean heads / 6. Where nothing has to change, in `virtual` and in
+`stationary` streams, ours is held against its first size.
 
     python -m benchmarks.controller.compare            # 20 streams a family; writes benchmarks/results/controller.json
 """
@@ -32,12 +33,14 @@ from planaria.control.value import SHIPPED
 from planaria.meta.campaign import from_bytes, write_whole
 from planaria.meta.experience import joined
 from planaria.meta.families import SPLIT
-from planaria.meta.script import BATCH_ROWS, REPLAY_ROWS
+from planaria.meta.script import BATCH_ROWS, REPLAY_ROWS, REPLAYED
 
 RESULTS = Path(__file__).parents[1] / "results" / "controller.json"
 TRIALS = 24
-"""Settings of the thresholds that are tried, and settings of all others together."""
+"""Settings of the thresholds that are tried; of ours there are 8."""
 SIZES = (1, 2, 3, 4, 5, 6)
+QUIET = {"virtual": 20, "stationary": 6}
+"""Families in which nothing has to change, and streams of each."""
 NOTHING = {"most_looks": 1, "doubt": 0.0}
 """Of a learned judge that all but never looks ahead."""
 OPTIMISM = 0.03
@@ -88,7 +91,12 @@ def main() -> None:
     parser.add_argument("--value", type=Path, default=SHIPPED, help="the learned value")
     parser.add_argument("--second", type=Path, help="another, meta-trained with another seed")
     parser.add_argument("--pooled", type=Path, help="another, trained without an inner loop")
-    parser.add_argument("--experience", type=Path, help="the meta-training's folder, for the bandit to begin with")
+    parser.add_argument(
+        "--experience",
+        type=Path,
+        default=Path("runs/meta_train-0"),
+        help="the meta-training's folder, for the bandit to begin with; without it there is no bandit",
+    )
     parser.add_argument("--streams", type=int, default=20, help="of each family")
     parser.add_argument("--families", nargs="+", default=list(SPLIT["test"]))
     parser.add_argument("--work", type=Path, default=Path("runs/controller"), help="what was measured already")
@@ -100,7 +108,9 @@ def main() -> None:
     value = arguments.value.read_bytes()
     ours = tuned_ours(arena, Contestant("ours", "learned", value=value))
     thresholds = tuned_thresholds(arena, ours.start)
-    bandit = warm_bandit(arguments.experience, ours.start) if arguments.experience else None
+    bandit = warm_bandit(arguments.experience, ours.start) if arguments.experience.is_dir() else None
+    if bandit is None:
+        console.print(f"{arguments.experience}: not there, so no LinUCB; `make meta-train` makes it")
     seeds = range(_TEST_SEED, _TEST_SEED + arguments.streams)
     free = [ours]
     for name, change in (
@@ -125,6 +135,7 @@ def main() -> None:
     theirs = arena.rows("rivals", rivals, arguments.families, seeds, extra)
     results = {
         "comparisons": list(comparisons(mine, theirs, arguments.families)),
+        "nothing_to_change": list(where_nothing_changes(arena, ours)),
         "extra_rows_of_rivals": extra,
         "chosen": {"ours": {"start": ours.start, **(ours.settings or {})}, "thresholds": asdict_of(thresholds)},
         "streams": arguments.streams,
@@ -175,7 +186,7 @@ def mean_cost(rows: Sequence[dict[str, Any]]) -> float:
 def extra_rows(rows: Sequence[dict[str, Any]], family: str) -> int:
     """Rows more that rivals learn from at each step, rounded up: what decisions cost, in rows of training."""
     cost = float(np.mean([row["extra"] for row in rows if row["family"] == family]))
-    usual = BATCH_ROWS + (REPLAY_ROWS if family in ("digits", "segments", "fashion", "virtual") else 0)
+    usual = BATCH_ROWS + (REPLAY_ROWS if family in REPLAYED else 0)
     return math.ceil(cost * usual)
 
 
@@ -198,6 +209,21 @@ def comparisons(mine: Rows, theirs: Rows, families: Sequence[str]) -> Iterator[d
         equal = [between(row["heads"], [fixed[h][n]["loss"] for h in SIZES]) for n, row in enumerate(ours)]
         level = [{**row, "loss": loss} for row, loss in zip(ours, equal, strict=True)]
         yield compared(family, "fixed, at equal mean heads (loss alone)", ours, level, lambda row: row["loss"])
+
+
+def where_nothing_changes(arena: Arena, ours: Contestant) -> Iterator[dict[str, Any]]:
+    """Ours against its first size, on the same rows and without more of them, where no head is needed or to spare."""
+    first = Contestant("first size", "keep", start=ours.start)
+    for family, streams in QUIET.items():
+        rows = arena.rows("quiet", [ours, first], [family], range(_TEST_SEED, _TEST_SEED + streams), {})
+        heads = [(row["heads_least"] - ours.start, row["heads_most"] - ours.start) for row in rows["ours"]]
+        moved = [max(abs(least), abs(most)) for least, most in heads]
+        yield {
+            **compared(family, first.name, rows["ours"], rows[first.name], lambda row: row["J"]),
+            "d_loss": compared(family, first.name, rows["ours"], rows[first.name], lambda row: row["loss"])["ci95"],
+            "heads_moved_most": max(moved),
+            "streams_moved_by_2_or_more": sum(by >= 2 for by in moved),
+        }
 
 
 def of(rows: Sequence[dict[str, Any]], family: str) -> list[dict[str, Any]]:
@@ -252,7 +278,7 @@ def asdict_of(contestant: Contestant) -> dict[str, Any]:
 def show(console: Console, results: dict[str, Any]) -> None:
     for row in results["means"]:
         console.print(" ".join(f"{name} {value}" for name, value in row.items()))
-    for row in results["comparisons"]:
+    for row in [*results["comparisons"], *results["nothing_to_change"]]:
         low, high = row["ci95"]
         console.print(
             f"{row['family']:10s} ours - {row['against']:42s} {row['d_j_mean']:+.4f} [{low:+.4f}, {high:+.4f}]"

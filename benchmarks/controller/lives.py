@@ -76,7 +76,8 @@ def figures(life: Life) -> dict[str, Any]:
         "grows": edits.count("grow_heads"),
         "shrinks": edits.count("shrink_heads"),
         "restores": edits.count("restore"),
-        "heads_last": float(life.heads_S[-1]),
+        "heads_least": float(life.heads_S.min()),
+        "heads_most": float(life.heads_S.max()),
     }
 
 

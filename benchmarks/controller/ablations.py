@@ -1,0 +1,133 @@
+"""What each part of the learned controller is worth, on the validation families (nothing is chosen by it).
+
+Parts of the machinery are taken away from whole runs; kinds of observation are taken away from what the value learns
+from, and then it is the regret per decision that tells.
+
+    python -m benchmarks.controller.ablations --experience runs/meta_train-0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from benchmarks.controller.compare import NOTHING, RESULTS, compared
+from benchmarks.controller.lives import EVERYTHING, Contestant, run
+from rich.console import Console
+
+from planaria.control import controller as controlling
+from planaria.control.controller import Controller
+from planaria.control.features import GROUPS, NAMES
+from planaria.control.learned import LearnedJudge
+from planaria.control.value import SHIPPED
+from planaria.meta.campaign import from_bytes, write_whole
+from planaria.meta.experience import Experience, joined
+from planaria.meta.families import SPLIT
+from planaria.meta.job import OuterLoop
+from planaria.meta.training import regret, train
+from planaria.morph import surgery
+
+OUT = RESULTS.with_name("ablations.json")
+_FIRST_SEED, _STREAMS = 800_000, 16
+
+
+def _untreated(*arguments: Any, **named: Any) -> list[Any]:
+    return [candidate for candidate in _PROPOSE(*arguments, **named) if candidate.treatment == "keep"]
+
+
+_PROPOSE = controlling.propose
+MACHINERY: dict[str, Callable[[], Any]] = {
+    "reset and temper": lambda: patch.object(controlling, "propose", _untreated),
+    "compensation on shrinking": lambda: patch.object(surgery, "refit_output_projection", lambda *a, **n: None),
+    "maturity": lambda: patch.object(Controller, "_mature", lambda *a: True),
+    "rollback": lambda: patch.object(controlling.rollback, "doubtful", lambda *a: False),
+    "learning from its outcomes": lambda: patch.object(LearnedJudge, "learn", lambda *a: None),
+    "fresh heads' own second moments": lambda: patch.object(surgery, "FRESH_HEAD_MOMENT", 1.0),
+}
+"""What is left out, and how."""
+SETTINGS = {"library": {"library": 0}, "look-ahead": NOTHING, "thrift in looking ahead": EVERYTHING}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--value", type=Path, default=SHIPPED, help="the learned value")
+    parser.add_argument("--experience", type=Path, default=Path("runs/meta_train-0"), help="the meta-training's folder")
+    parser.add_argument("--work", type=Path, default=Path("runs/ablations"), help="what was measured already")
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    console = Console(width=140)
+    chosen = json.loads(RESULTS.read_text())["chosen"]["ours"]
+    settings = {name: value for name, value in chosen.items() if name != "start"}
+    ours = Contestant("ours", "learned", chosen["start"], value=arguments.value.read_bytes(), settings=settings)
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        measure = partial(_measured, ours, arguments.work)
+        names = ["nothing", *MACHINERY, *SETTINGS]
+        lives = dict(zip(names, pool.map(measure, names), strict=True))
+        groups = ["nothing", *GROUPS, "inner loop"]
+        lost = dict(zip(groups, pool.map(partial(_regret, arguments.experience), groups), strict=True))
+    results = {"machinery": list(_differences(lives)), "value": [{"without": g, **r} for g, r in lost.items()]}
+    for row in [*results["machinery"], *results["value"]]:
+        console.print(row)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _measured(ours: Contestant, work: Path, without: str) -> list[dict[str, Any]]:
+    """A row of figures for every stream of the validation families, in a process of its own."""
+    path = work / f"without-{without.replace(' ', '-')}.json"
+    if path.exists():
+        kept: list[dict[str, Any]] = json.loads(path.read_text())
+        return kept
+    changed = replace(ours, settings={**(ours.settings or {}), **SETTINGS.get(without, {})})
+    rows = []
+    with ExitStack() as left_out:
+        if without in MACHINERY:
+            left_out.enter_context(MACHINERY[without]())
+        for family in SPLIT["validation"]:
+            rows += run([changed], family, range(_FIRST_SEED, _FIRST_SEED + _STREAMS))["ours"]
+    write_whole(path, json.dumps(rows).encode())
+    return rows
+
+
+def _differences(lives: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """J without the part minus J with it: above 0, the part is worth something."""
+    for name, rows in lives.items():
+        if name != "nothing":
+            yield {"without": name, **compared("validation", "whole", rows, lives["nothing"], lambda row: row["J"])}
+
+
+def _regret(folder: Path, without: str) -> dict[str, float]:
+    """Nats lost a decision on the validation families, by a value that learned without some observations."""
+    torch.set_num_threads(1)
+    learned = joined([from_bytes(p.read_bytes()) for p in sorted(folder.glob("round-*/*.npz"))])
+    validation = joined([from_bytes(p.read_bytes()) for p in sorted(folder.glob("validation/*.npz"))])
+    hidden = [NAMES.index(name) for name in GROUPS.get(without, ())]
+    value = train(_without(learned, hidden), OuterLoop(mode="pooled" if without == "inner loop" else "anil"), seed=0)
+    seen = _without(validation, hidden)
+    return {
+        f"{'looked' if looked else 'sight unseen'}, {support} outcomes": round(
+            float(regret(value, seen, looked=looked, support=support).mean()), 5
+        )
+        for looked in (False, True)
+        for support in (0, 16)
+    }
+
+
+def _without(experience: Experience, hidden: list[int]) -> Experience:
+    before, after = experience.before_DKX.copy(), experience.after_DKX.copy()
+    before[..., hidden] = after[..., hidden] = 0
+    return replace(experience, before_DKX=before, after_DKX=after)
+
+
+if __name__ == "__main__":
+    main()
