@@ -42,8 +42,12 @@ bench: setup  ## measure speed and memory; prints a table
 meta-train: setup  ## meta-train the controller's value from nothing (about half an hour on 2 cores)
 	@$(BIN)/planaria meta-train jobs/meta_train.yaml
 
-science: setup  ## the learned controller against its rivals, on kinds of stream it has never seen (about half an hour)
+science: meta-train  ## what the learned controller is worth, on kinds of stream it has never seen (about an hour more)
 	@$(BIN)/python -m benchmarks.controller.compare
+	@$(BIN)/python -m benchmarks.controller.regret
+	@$(BIN)/python -m benchmarks.controller.ablations
+	@$(BIN)/python -m benchmarks.recurring
+	@$(BIN)/python -m benchmarks.controller.page
 
 docs: $(READY)  ## write docs/jobs.md anew from the settings
 	@$(BIN)/python docs/write_jobs_page.py

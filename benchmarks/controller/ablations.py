@@ -3,7 +3,7 @@
 Parts of the machinery are taken away from whole runs; kinds of observation are taken away from what the value learns
 from, and then it is the regret per decision that tells.
 
-    python -m benchmarks.controller.ablations --experience runs/meta_train-0
+    python -m benchmarks.controller.ablations
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ known. Two values that learned from the same experience judge them, one meta-tra
 their last layers to the realised outcomes of 16 other decisions of the same deployment, the pooled one at the rate that
 is best on the validation families.
 
-    python -m benchmarks.controller.regret --experience runs/meta_train-0
+    python -m benchmarks.controller.regret
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FIRST_SEED, _STREAMS = 950_000, 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experience", type=Path, required=True, help="the meta-training's folder")
+    parser.add_argument("--experience", type=Path, default=Path("runs/meta_train-0"), help="the meta-training's folder")
     parser.add_argument("--work", type=Path, default=Path("runs/regret"), help="what was followed already")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
