@@ -32,7 +32,7 @@ _MARKERS = {
 def main() -> None:
     results = json.loads(RESULTS.read_text())
     families = sorted({row["family"] for row in results["means"]})
-    for line in table(results["comparisons"], families):
+    for line in [*costs(results["means"], families), "", *table(results["comparisons"], families)]:
         print(line)
     figure, axes = plt.subplots(1, len(families), figsize=(4.2 * len(families), 3.8), constrained_layout=True)
     for axis, family in zip(axes, families, strict=True):
@@ -40,6 +40,17 @@ def main() -> None:
     axes[0].set_ylabel("prequential cross-entropy, nats")
     axes[-1].legend(fontsize=7)
     figure.savefig(IMAGE, dpi=110)
+
+
+def costs(means: Sequence[Mapping[str, Any]], families: Sequence[str]) -> list[str]:
+    """J, what it is made of, and what deciding cost, families side by side."""
+    cells = {(row["family"], row["name"]): row for row in means}
+    lines = [f"| J (loss; mean heads; cost of decisions) | {' | '.join(families)} |", f"|---|{'---|' * len(families)}"]
+    for name in dict.fromkeys(row["name"] for row in means):
+        shown = [cells[family, name] for family in families]
+        texts = [f"{r['J']:.3f} ({r['loss']:.3f}; {r['heads']:.1f}; {100 * r['extra']:.0f}%)" for r in shown]
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    return lines
 
 
 def table(comparisons: Sequence[Mapping[str, Any]], families: Sequence[str]) -> list[str]:

@@ -93,9 +93,9 @@ def test_entries_are_scored_from_the_alarm_on_and_once_more_at_the_shift() -> No
     assert watch.rows(1_128, 128) == 128
     watch.done(1_128, restored=False)
     watch.alarmed(1_000)
-    assert not watch.due(1_191, 128) and watch.due(1_192, 128), "the onset may have been guessed too early"
-    assert watch.rows(1_192, 128) == 128, "always the newest rows"
-    watch.done(1_192, restored=False)
+    assert not watch.due(1_255, 128) and watch.due(1_256, 128), "the onset may have been guessed too early"
+    assert watch.rows(1_256, 128) == 128, "always the newest rows"
+    watch.done(1_256, restored=False)
     assert not watch.shifted(1_000)
     watch.alarmed(None)
     assert watch.due(1_200, 128) and watch.rows(1_300, 128) == 256
@@ -103,14 +103,17 @@ def test_entries_are_scored_from_the_alarm_on_and_once_more_at_the_shift() -> No
     assert not watch.due(2_000, 128)
 
 
-def test_while_a_shift_is_only_suspected_an_entry_must_be_better_by_more_errors() -> None:
-    watch = RecallWatch()
-    watch.alarmed(1_000)
-    suspected = watch.least_errors
-    watch.shifted(1_000)
-    better = compared((2.0, 0.0), (9.0, 0.0), (1.4, 2.1))
-    assert 2 < 0.6 / better[2].standard_error < 4
-    assert recalled(better, suspected) is None and recalled(better, watch.least_errors) is not None
+def test_an_entry_must_be_better_by_four_standard_errors() -> None:
+    by_three = compared((2.0, 0.0), (9.0, 0.0), (1.4, 2.1))
+    assert 2 < 0.6 / by_three[2].standard_error < 4
+    assert recalled(by_three) is None
+    assert recalled(compared((2.0, 0.0), (9.0, 0.0), (1.4, 0.7))) is not None
+
+
+def test_on_few_rows_the_best_two_that_seem_better_are_picked() -> None:
+    few = compared((2.0, 0.0), (1.9, 0.0), (1.4, 2.1), (1.0, 2.1), (0.5, 2.1), (9.0, 0.0))
+    assert [candidate.loss_recent for candidate in finalists(few)] == pytest.approx([0.5, 1.0], abs=0.4)
+    assert not finalists(compared((2.0, 0.0), (1.9, 0.0)))
 
 
 def test_a_shift_whose_alarm_led_to_a_restore_is_dealt_with() -> None:

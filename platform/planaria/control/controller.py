@@ -213,7 +213,7 @@ class Controller:
         began, watch = bench.seconds(), self.recall_watch
         rows = watch.rows(sample, self.policy.controller.recall_samples)
         candidates = self._scored_entries(bench, rows)
-        chosen = recall.recalled(candidates, watch.least_errors)
+        chosen = recall.recalled(candidates)
         if chosen is not None and chosen.edit is not None:  # only now, as few get here: what would be forgotten
             trials = bench.hindsight([chosen.edit["concept"]], rows, remembered=USUAL_MEMORY)
             self.passes_recalling += sum(len(trial.recent_R) + len(trial.memory_M) for trial in trials)
@@ -260,10 +260,8 @@ class Controller:
         if len(candidates) == 1:
             return candidates
         screened = self._scored(candidates, bench, max(1, rows // recall.SCREENED))
-        promising = sorted(screened[1:], key=lambda candidate: -candidate.value)[: recall.FINALISTS]
-        better = {c.name for c in promising if c.loss_recent < screened[0].loss_recent}
-        finalists = [c for at, c in enumerate(candidates) if at == 0 or c.name in better]
-        return self._scored(finalists, bench, rows) if better else screened
+        better = recall.finalists(screened)
+        return self._scored([candidates[0], *better], bench, rows) if better else screened
 
     def _scored(self, candidates: list[Candidate], bench: Bench, rows: int) -> list[Candidate]:
         concepts = [candidate.edit["concept"] for candidate in candidates if candidate.edit is not None]

@@ -21,14 +21,15 @@ RECALL = "recall"
 """What `due` answers when entries are to be scored; it leads to a decision only where one is restored."""
 RECALL_ROWS = 512
 """Newest rows that entries are scored on for a normal decision, at most."""
-SCREENED, FINALISTS = 4, 2
+SCREENED, FINALISTS = 8, 2
 """All entries are scored on one of so many of the newest rows; so many of the best on all of them."""
 LEAST_GAIN = 0.1
 """Of the live model's loss: an entry must lose less by more than this."""
-LEAST_ERRORS = 2.0
-"""And by this many standard errors of the paired difference."""
-LEAST_ERRORS_AT_ALARM = 4.0
-"""The same while the shift is only suspected: an alarm may be chance, and is looked at several times."""
+LEAST_ERRORS = 4.0
+"""And by this many standard errors of the paired difference: an alarm may be chance, and there are many entries, looked
+at several times."""
+LEAST_ERRORS_SCREENED = 1.0
+"""The same on the few rows of the screening."""
 
 Price = Callable[[Blueprint], float]
 """Nats per row that a blueprint costs."""
@@ -70,19 +71,13 @@ class RecallWatch:
         return dealt_with
 
     def due(self, sample: int, wait_rows: int) -> bool:
-        """Whether entries are to be scored now: `wait_rows` after the onset, and every half of that from then on."""
-        if self.onset is None or sample - self.onset < wait_rows:
-            return False
-        return sample - self.tried >= wait_rows // 2
+        """Whether entries are to be scored now: `wait_rows` after the onset, and whenever as many have come again."""
+        return self.onset is not None and sample - max(self.onset, self.tried) >= wait_rows
 
     def rows(self, sample: int, wait_rows: int) -> int:
         """On how many of the newest rows."""
         assert self.onset is not None
         return min(sample - self.onset, 2 * wait_rows if self.confirmed else wait_rows)
-
-    @property
-    def least_errors(self) -> float:
-        return LEAST_ERRORS if self.confirmed else LEAST_ERRORS_AT_ALARM
 
     def done(self, sample: int, restored: bool) -> None:
         """Entries were scored, and one of them perhaps restored."""
@@ -145,14 +140,22 @@ def best_kept(candidates: Sequence[Candidate]) -> Candidate | None:
     return max(candidates[1:], key=lambda candidate: candidate.value, default=None)
 
 
-def recalled(candidates: Sequence[Candidate], least_errors: float = LEAST_ERRORS) -> Candidate | None:
+def recalled(candidates: Sequence[Candidate]) -> Candidate | None:
     """The entry that is to be restored at once, if one is clearly better than the live model."""
-    keep, best = candidates[0], best_kept(candidates)
-    if best is None or best.value <= 0:
-        return None
-    gain = keep.loss_recent - best.loss_recent
-    clear = gain > LEAST_GAIN * keep.loss_recent and gain > least_errors * best.standard_error
-    return best if clear else None
+    best = best_kept(candidates)
+    return best if best is not None and best.value > 0 and clearly_better(best, candidates[0], LEAST_ERRORS) else None
+
+
+def finalists(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """After the screening: the best of those that seem to know the newest rows better than the live model."""
+    better = [c for c in candidates[1:] if clearly_better(c, candidates[0], LEAST_ERRORS_SCREENED)]
+    return sorted(better, key=lambda candidate: -candidate.value)[:FINALISTS]
+
+
+def clearly_better(candidate: Candidate, keep: Candidate, errors: float) -> bool:
+    """On the newest rows, by a tenth of the live model's loss and by so many standard errors."""
+    gain = keep.loss_recent - candidate.loss_recent
+    return gain > LEAST_GAIN * keep.loss_recent and gain > errors * candidate.standard_error
 
 
 def library_fit(candidates: Sequence[Candidate]) -> float:

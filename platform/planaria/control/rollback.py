@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planaria.control.recall import LEAST_ERRORS
 from planaria.signals import Candidate, Decision
 
 ROLLBACK = "rollback"
 """Trigger of the decision that compares the state before an edit with the live one."""
 ROLLBACK_ROWS = 512
 """Newest rows on which they are compared."""
+LEAST_ERRORS = 2.0
+"""By so many standard errors the state before must be better."""
 CLEARLY = 0.1
 """Of the loss before the edit: an outcome is doubted where it stays behind its prediction by more than this."""
 
