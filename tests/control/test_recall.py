@@ -7,7 +7,7 @@ import pytest
 
 from planaria.blueprint import Blueprint
 from planaria.control.look_ahead import Trial
-from planaria.control.recall import RecallWatch, library_fit, recalled, scored, within
+from planaria.control.recall import RecallWatch, finalists, library_fit, recalled, scored, within
 from planaria.signals import Candidate
 
 LIVE = Blueprint("classification", 16, 4, 32, (2, 3), 10, image_shape=(1, 8, 8), patch=4)
@@ -110,10 +110,11 @@ def test_an_entry_must_be_better_by_four_standard_errors() -> None:
     assert recalled(compared((2.0, 0.0), (9.0, 0.0), (1.4, 0.7))) is not None
 
 
-def test_on_few_rows_the_best_two_that_seem_better_are_picked() -> None:
-    few = compared((2.0, 0.0), (1.9, 0.0), (1.4, 2.1), (1.0, 2.1), (0.5, 2.1), (9.0, 0.0))
-    assert [candidate.loss_recent for candidate in finalists(few)] == pytest.approx([0.5, 1.0], abs=0.4)
-    assert not finalists(compared((2.0, 0.0), (1.9, 0.0)))
+def test_on_few_rows_those_that_seem_better_are_picked_best_first() -> None:
+    keep, small, large = compared((2.0, 0.0), (1.5, 0.5), (1.0, 0.5))
+    assert finalists([keep, small, large]) == [large, small]
+    assert finalists(compared((2.0, 0.0), (1.9, 0.0), (1.4, 0.5)))[0].loss_recent == pytest.approx(1.4, abs=0.1)
+    assert not finalists(compared((2.0, 0.0), (1.9, 0.0), (3.0, 0.0)))
 
 
 def test_a_shift_whose_alarm_led_to_a_restore_is_dealt_with() -> None:

@@ -25,6 +25,8 @@ SCREENED, FINALISTS = 8, 2
 """All entries are scored on one of so many of the newest rows; so many of the best on all of them."""
 LEAST_GAIN = 0.1
 """Of the live model's loss: an entry must lose less by more than this."""
+BATCHES = 8
+"""Of consecutive rows, whose means tell the error of the mean of all."""
 LEAST_ERRORS = 4.0
 """And by this many standard errors of the paired difference: an alarm may be chance, and there are many entries, looked
 at several times."""
@@ -122,7 +124,7 @@ def scored(candidates: Sequence[Candidate], trials: Sequence[Trial], memory_weig
         remembered_M = trial.memory_M[~np.isnan(trial.memory_M)]
         weight = memory_weight if len(gain_M) else 0.0
         gain = _mean(gain_R) + (weight * _mean(gain_M) if weight else 0.0)
-        variance = _variance_of_mean(gain_R) + (weight**2 * _variance_of_mean(gain_M) if weight else 0.0)
+        variance = _variance_in_time(gain_R) + (weight**2 * _variance_of_mean(gain_M) if weight else 0.0)
         filled.append(
             replace(
                 candidate,
@@ -175,6 +177,13 @@ def in_words(keep: Candidate, best: Candidate, rows: int) -> str:
 
 def _mean(values: npt.NDArray[np.float32]) -> float:
     return float(values.mean(dtype=np.float64)) if len(values) else 0.0
+
+
+def _variance_in_time(values: npt.NDArray[np.float32]) -> float:
+    """Of the mean of values in the order of time, by batch means: neighbouring rows may be alike, as hours of one rain."""
+    batches = np.array_split(values.astype(np.float64), min(BATCHES, len(values)))
+    means = np.array([batch.mean() for batch in batches if len(batch)])
+    return float(means.var(ddof=1) / len(means)) if len(means) > 1 else 0.0
 
 
 def _variance_of_mean(values: npt.NDArray[np.float32]) -> float:
