@@ -47,7 +47,18 @@ def test_value_is_the_paired_gain_and_the_price_of_the_heads_that_are_saved() ->
     keep, small, large = compared((2.0, 1.0), (1.5, 1.0), (1.9, 0.0))
     assert (keep.value, keep.standard_error) == (0, 0)
     assert small.value == pytest.approx(0.5 + 0.01) and small.standard_error == pytest.approx(0, abs=1e-6)
-    assert large.standard_error == pytest.approx(NOISE.std(ddof=1) / 128**0.5, rel=1e-4)
+    assert large.standard_error == pytest.approx(NOISE.reshape(8, 16).mean(1).std(ddof=1) / 8**0.5, rel=1e-4)
+
+
+def test_neighbouring_rows_that_are_alike_do_not_count_as_so_many() -> None:
+    one_rain = np.repeat(NOISE[:8], 16).astype(np.float32)
+    alike, apart = one_rain, np.random.default_rng(1).permutation(one_rain)
+    keep = Trial(np.zeros(128, np.float32), np.zeros(0, np.float32))
+    errors = [
+        scored(candidates()[:2], [keep, Trial(gain_R, np.zeros(0, np.float32))])[1].standard_error
+        for gain_R in (alike, apart)
+    ]
+    assert errors[0] > 2 * errors[1]
 
 
 def test_what_was_learned_since_counts_where_it_does_not_contradict() -> None:

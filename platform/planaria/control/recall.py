@@ -180,7 +180,7 @@ def _mean(values: npt.NDArray[np.float32]) -> float:
 
 
 def _variance_in_time(values: npt.NDArray[np.float32]) -> float:
-    """Of the mean of values in the order of time, by batch means: neighbouring rows may be alike, as hours of one rain."""
+    """Of the mean of values in the order of time, by batch means: neighbours may be alike, as the hours of one rain."""
     batches = np.array_split(values.astype(np.float64), min(BATCHES, len(values)))
     means = np.array([batch.mean() for batch in batches if len(batch)])
     return float(means.var(ddof=1) / len(means)) if len(means) > 1 else 0.0
