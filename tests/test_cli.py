@@ -110,7 +110,7 @@ def test_a_run_ends_with_a_summary_its_report_and_what_opens_mlflow(
 ) -> None:
     assert call(["run", "job.yaml", "--out", "run", "samples=500"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for part in ("500 of 500 samples", "status done", "accuracy as it went", "heads per layer [4] at first"):
+    for part in ("500 of 500 samples", "status done", "accuracy as it went", "heads per layer [8] at first"):
         assert part in shown
     assert f"report {here / 'run' / 'report.html'}" in shown
     assert f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{here}/run/mlflow.db" in shown

@@ -40,7 +40,7 @@ def test_a_mistake_in_a_policy_says_where_what_and_what_to_do(tmp_path: Path, mo
 
 
 def test_a_run_starts_within_the_limits_where_nobody_says_with_how_many_heads() -> None:
-    assert [Heads(max=high).start for high in (1, 3, 4, 20)] == [1, 3, 4, 4]
+    assert [Heads(max=high).start for high in (1, 5, 8, 20)] == [1, 5, 8, 8]
     assert Heads(min=9, max=9).start == 9
     with pytest.raises(ValueError, match="start is 6, outside min 1 to max 5"):
         Heads(start=6, max=5)

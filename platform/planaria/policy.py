@@ -15,7 +15,7 @@ from planaria.settings import Settings, parse
 class Heads(Settings):
     """How many attention heads a layer may have."""
 
-    start: int = Field(4, ge=1)
+    start: int = Field(8, ge=1)
     """Heads of each layer when the run begins; where it is not given, the nearest to its default within min and max."""
     min: int = Field(1, ge=1)
     """No layer goes below."""
