@@ -295,6 +295,7 @@ def test_a_killed_worker_changes_nothing_and_the_controller_can_still_be_read(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_runs_of_one_cluster_share_what_their_controllers_learn(cluster: None, table: Path, tmp_path: Path) -> None:
     job = job_for(table, scale={"workers": 1, "shards": 1})
     controller = job.policy.controller.model_copy(update={"shared": "both"})
