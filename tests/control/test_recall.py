@@ -61,6 +61,13 @@ def test_neighbouring_rows_that_are_alike_do_not_count_as_so_many() -> None:
     assert errors[0] > 2 * errors[1]
 
 
+def test_without_any_row_nothing_is_better() -> None:
+    """As where all of the newest rows are held out."""
+    nothing = Trial(np.zeros(0, np.float32), np.zeros(0, np.float32))
+    found = scored(candidates(), [nothing] * 3)
+    assert recalled(found) is None and not finalists(found)
+
+
 def test_what_was_learned_since_counts_where_it_does_not_contradict() -> None:
     """A model of old that knows the present rows better, but not what came in between, is not put back."""
     recent, nan = np.ones(128, np.float32), np.nan

@@ -10,9 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from planaria.blueprint import Blueprint
 from planaria.meta import lookup, matching, teacher
-from planaria.meta.families import HEAD_WIDTH, MLP_WIDTH, WIDTH
+from planaria.meta.episodes import first_blueprint
 from planaria.meta.simulate import TILTS, Source
 from planaria.model import build
 
@@ -23,18 +22,7 @@ def loss(source: Source[Any], rule: Any, heads: int) -> float:
     """In nats per row, on rows to come, after one pass over 8,000 rows."""
     features, target = source.draw(np.random.default_rng(SEED), rule, np.zeros(TILTS), STEPS * BATCH_ROWS + SCORED_ROWS)
     image, label = torch.from_numpy(features["image"]), torch.from_numpy(target)
-    model = build(
-        Blueprint.for_fields(
-            source.fields,
-            width=WIDTH,
-            head_width=HEAD_WIDTH,
-            mlp_width=MLP_WIDTH,
-            heads=(heads,),
-            outputs=source.outputs,
-            patch=source.patch,
-        ),
-        SEED,
-    )
+    model = build(first_blueprint(source, heads), SEED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for rows in range(0, STEPS * BATCH_ROWS, BATCH_ROWS):
         batch = slice(rows, rows + BATCH_ROWS)

@@ -181,9 +181,11 @@ def _mean(values: npt.NDArray[np.float32]) -> float:
 
 def _variance_in_time(values: npt.NDArray[np.float32]) -> float:
     """Of the mean of values in the order of time, by batch means: neighbours may be alike, as the hours of one rain."""
-    batches = np.array_split(values.astype(np.float64), min(BATCHES, len(values)))
-    means = np.array([batch.mean() for batch in batches if len(batch)])
-    return float(means.var(ddof=1) / len(means)) if len(means) > 1 else 0.0
+    count = min(BATCHES, len(values))
+    if count < 2:
+        return 0.0
+    means = np.array([batch.mean(dtype=np.float64) for batch in np.array_split(values, count)])
+    return float(means.var(ddof=1) / count)
 
 
 def _variance_of_mean(values: npt.NDArray[np.float32]) -> float:

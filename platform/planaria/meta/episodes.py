@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from planaria.learn import build_optimizer
 from planaria.learn.losses import row_loss
 from planaria.meta.population import Population
 from planaria.meta.script import BATCH_ROWS, Script, rows_of_step
-from planaria.meta.simulate import HEAD_WIDTH, MAX_HEADS, MLP_WIDTH, WIDTH, SimStream
+from planaria.meta.simulate import HEAD_WIDTH, MAX_HEADS, MLP_WIDTH, WIDTH, SimStream, Source
 from planaria.model import ElasticTransformer, build
 from planaria.policy import Policy
 from planaria.signals import Candidate, Decision, StepReport
@@ -311,7 +312,8 @@ def tensors(stream: SimStream, rows: Integers) -> dict[str, Tensor]:
     return {name: torch.from_numpy(column[rows]) for name, column in stream.features.items()}
 
 
-def first_blueprint(stream: SimStream, heads: int) -> Blueprint:
+def first_blueprint(stream: SimStream | Source[Any], heads: int) -> Blueprint:
+    """Of the model that every family is made for."""
     return Blueprint.for_fields(
         stream.fields,
         width=WIDTH,
