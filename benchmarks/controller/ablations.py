@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,8 @@ from planaria.control.controller import Controller
 from planaria.control.features import GROUPS, NAMES
 from planaria.control.learned import LearnedJudge
 from planaria.control.value import SHIPPED
-from planaria.meta.campaign import from_bytes, write_whole
-from planaria.meta.experience import Experience, joined
+from planaria.meta.campaign import gathered, write_whole
+from planaria.meta.experience import Experience
 from planaria.meta.families import SPLIT
 from planaria.meta.job import OuterLoop
 from planaria.meta.training import regret, train
@@ -90,9 +90,7 @@ def _measured(ours: Contestant, work: Path, without: str) -> list[dict[str, Any]
         return kept
     changed = replace(ours, settings={**(ours.settings or {}), **SETTINGS.get(without, {})})
     rows = []
-    with ExitStack() as left_out:
-        if without in MACHINERY:
-            left_out.enter_context(MACHINERY[without]())
+    with MACHINERY.get(without, nullcontext)():
         for family in SPLIT["validation"]:
             rows += run([changed], family, range(_FIRST_SEED, _FIRST_SEED + _STREAMS))["ours"]
     write_whole(path, json.dumps(rows).encode())
@@ -109,8 +107,7 @@ def _differences(lives: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, A
 def _regret(folder: Path, without: str) -> dict[str, float]:
     """Nats lost a decision on the validation families, by a value that learned without some observations."""
     torch.set_num_threads(1)
-    learned = joined([from_bytes(p.read_bytes()) for p in sorted(folder.glob("round-*/*.npz"))])
-    validation = joined([from_bytes(p.read_bytes()) for p in sorted(folder.glob("validation/*.npz"))])
+    learned, validation = gathered(folder, "round-*"), gathered(folder, "validation")
     hidden = [NAMES.index(name) for name in GROUPS.get(without, ())]
     value = train(_without(learned, hidden), OuterLoop(mode="pooled" if without == "inner loop" else "anil"), seed=0)
     seen = _without(validation, hidden)

@@ -30,8 +30,7 @@ from rich.console import Console
 from scipy.stats import t as student
 
 from planaria.control.value import SHIPPED
-from planaria.meta.campaign import from_bytes, write_whole
-from planaria.meta.experience import joined
+from planaria.meta.campaign import gathered, write_whole
 from planaria.meta.families import SPLIT
 from planaria.meta.script import BATCH_ROWS, REPLAY_ROWS, REPLAYED
 
@@ -174,8 +173,7 @@ def tuned_thresholds(arena: Arena, start: int) -> Contestant:
 
 
 def warm_bandit(folder: Path, start: int) -> Contestant:
-    parts = [from_bytes(path.read_bytes()) for path in sorted(folder.glob("round-*/*.npz"))]
-    warm, mean_X, spread_X = LinUcb.warmed(joined(parts))
+    warm, mean_X, spread_X = LinUcb.warmed(gathered(folder, "round-*"))
     return Contestant("LinUCB", "bandit", start=start, warm=(warm, mean_X, spread_X, OPTIMISM))
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from benchmarks.controller.rivals import AlwaysGrow, Keep, LinUcb, Oracle, Random, Threshold, Thresholds
 
-from planaria.control.full_look_ahead import FullLookAhead
 from planaria.control.judge import Judge
 from planaria.control.learned import LearnedJudge
 from planaria.control.value import ValueEnsemble
@@ -87,8 +86,6 @@ def judge_of(contestant: Contestant) -> Callable[[SimStream], Judge]:
         assert contestant.value is not None
         value = ValueEnsemble.from_bytes(contestant.value)
         return lambda stream: LearnedJudge(policy_of(contestant, stream).controller, value)
-    if kind == "look_ahead":
-        return lambda stream: FullLookAhead(policy_of(contestant, stream).controller)
     if kind == "bandit":
         warm, mean_X, spread_X, optimism = contestant.warm
         return lambda stream: LinUcb(warm, mean_X, spread_X, optimism)
@@ -111,6 +108,6 @@ def policy_of(contestant: Contestant, stream: SimStream) -> Policy:
         settings["kind"] = "none"
     values = policy_for(stream, **settings).model_dump()
     values["heads"]["start"] = contestant.start
-    if contestant.kind == "look_ahead" or settings.get("doubt") == EVERYTHING["doubt"]:
+    if settings.get("doubt") == EVERYTHING["doubt"]:
         values["budget"]["decision_fraction"] = 1.0
     return Policy.model_validate(values)

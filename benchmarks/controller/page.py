@@ -21,7 +21,6 @@ IMAGE = Path(__file__).parents[2] / "docs" / "images" / "controller.png"
 _MARKERS = {
     "ours": ("*", "tab:red", 220),
     "full look-ahead": ("P", "tab:orange", 70),
-    "hand-weighted look-ahead": ("X", "tab:brown", 60),
     "tuned thresholds": ("s", "tab:blue", 50),
     "LinUCB": ("D", "tab:purple", 45),
     "always grow": ("^", "tab:green", 55),

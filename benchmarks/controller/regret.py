@@ -25,8 +25,8 @@ from rich.console import Console
 from scipy.stats import t as student
 
 from planaria.control.value import ValueEnsemble
-from planaria.meta.campaign import Errand, from_bytes, gather, write_whole
-from planaria.meta.experience import Experience, joined
+from planaria.meta.campaign import Errand, from_bytes, gather, gathered, write_whole
+from planaria.meta.experience import Experience
 from planaria.meta.families import SPLIT
 from planaria.meta.job import OuterLoop
 from planaria.meta.training import regret, train
@@ -43,8 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     console = Console(width=140)
-    learned = joined([from_bytes(p.read_bytes()) for p in sorted(arguments.experience.glob("round-*/*.npz"))])
-    validation = joined([from_bytes(p.read_bytes()) for p in sorted(arguments.experience.glob("validation/*.npz"))])
+    learned, validation = gathered(arguments.experience, "round-*"), gathered(arguments.experience, "validation")
     test = followed(arguments.work)
     values = {mode: train(learned, OuterLoop(mode=mode), seed=0) for mode in ("anil", "pooled")}
     best = min(RATES, key=lambda rate: mean_regret(at_rate(values["pooled"], rate), validation))

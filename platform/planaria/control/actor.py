@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 
-from planaria.control.judge import Known
+from planaria.control.judge import Exchange, Known
 
 NAMESPACE = "planaria"
 _SHARED_WITHIN_S = 5.0
@@ -48,7 +48,7 @@ class SharedOutcomes:
         return [known for other, theirs in self._of_run.items() if other != run for known in theirs]
 
 
-def share_outcomes(name: str, run: str) -> Callable[[list[Known]], list[Known] | None]:
+def share_outcomes(name: str, run: str) -> Exchange:
     """How a run exchanges with all that share under the name. The actor is made by the first of them and outlives
     them; while it does not answer, None comes back, and the run goes on with what it has."""
     remote = ray.remote(num_cpus=0, max_restarts=-1)(SharedOutcomes)

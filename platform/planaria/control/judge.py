@@ -55,6 +55,9 @@ class Outcome:
 Known = tuple[list[float], float]
 """Features of an edit that was made, and the return that came of it."""
 
+Exchange = Callable[[list[Known]], list[Known] | None]
+"""Lends what a run has learned and answers with what others lend; None where nobody answers."""
+
 Look = Callable[[Sequence[int]], list[Trial]]
 """Look ahead on these candidates (by number); each one is charged to the decision budget."""
 

@@ -118,6 +118,11 @@ def from_bytes(content: bytes) -> Experience:
     return experience
 
 
+def gathered(folder: Path, part: str) -> Experience:
+    """All experience of a campaign's folder: of "validation", or of its rounds ("round-*")."""
+    return joined([from_bytes(path.read_bytes()) for path in sorted(folder.glob(f"{part}/*.npz"))])
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """The file is there with all of its content, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from planaria.blueprint import BEFORE_EDIT, Blueprint, Edit, GrowOutputs, Restore, edit_from_dict
 from planaria.control import Controller, Evidence, Measurement, Trial
-from planaria.control.judge import Known
+from planaria.control.judge import Exchange
 from planaria.control.judges import judge_for
 from planaria.control.library import Snapshot, Weights
 from planaria.control.propose import price_of
@@ -99,7 +99,7 @@ class Lifelong:
         """Asked by rank 0 while it waits for new files."""
         self.before_edit: Callable[[], None] = lambda: None
         """Told that the model is about to be operated on: the last moment to keep it as it is."""
-        self.exchange: Callable[[list[Known]], list[Known] | None] = lambda lent: None
+        self.exchange: Exchange = lambda lent: None
         """On rank 0 of a run that shares its controller: lend what it learned, borrow what others did."""
         self.between_steps = True
         """Whether the state is one that a run can go on from; not so within a step."""

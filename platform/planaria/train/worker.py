@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from planaria.control.actor import publish, share_outcomes
-from planaria.control.judge import Known
+from planaria.control.judge import Exchange
 from planaria.errors import InputError, RunError
 from planaria.job import Job
 from planaria.signals import Stream
@@ -29,8 +29,6 @@ from planaria.train.keeper import Keeper, restore
 from planaria.train.lifelong import Lifelong
 
 logger = logging.getLogger(__name__)
-
-Exchange = Callable[[list[Known]], list[Known] | None]
 
 _PREDECESSOR_DIES_WITHIN_S = 45.0
 """Shorter than what the other workers wait for this one in a collective."""
