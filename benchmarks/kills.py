@@ -269,7 +269,7 @@ def killed_run(number: int, kinds: tuple[str, ...], job: Path, folder: Path, ste
     kills: list[Kill] = []
     driver = Driver("run", str(job), "--out", str(folder))
     for part, kind in enumerate(kinds):
-        target = (part + choice.uniform(0.1, 0.5)) * steps / len(kinds)
+        target = (part + choice.uniform(0.1, 0.4)) * steps / len(kinds)
         while step_now(folder) < target:
             if driver.process.poll() is not None:
                 raise RuntimeError(f"run {number} ended before it was killed: {driver.wait()[1]}")

@@ -64,7 +64,7 @@ class Arena:
         contestants: Sequence[Contestant],
         families: Sequence[str],
         seeds: range,
-        extra: dict[str, int],
+        extra: dict[str, float],
     ) -> Rows:
         """Figures of each contestant, one a stream."""
         lows = range(0, len(seeds), _CHUNK)
@@ -181,11 +181,11 @@ def mean_cost(rows: Sequence[dict[str, Any]]) -> float:
     return float(np.mean([row["J"] for row in rows]))
 
 
-def extra_rows(rows: Sequence[dict[str, Any]], family: str) -> int:
-    """Rows more that rivals learn from at each step, rounded up: what decisions cost, in rows of training."""
+def extra_rows(rows: Sequence[dict[str, Any]], family: str) -> float:
+    """Rows more that rivals learn from at each step, on average: what decisions cost, in rows of training."""
     cost = float(np.mean([row["extra"] for row in rows if row["family"] == family]))
     usual = BATCH_ROWS + (REPLAY_ROWS if family in REPLAYED else 0)
-    return math.ceil(cost * usual)
+    return round(cost * usual, 3)
 
 
 def comparisons(mine: Rows, theirs: Rows, families: Sequence[str]) -> Iterator[dict[str, Any]]:

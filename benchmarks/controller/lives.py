@@ -41,9 +41,10 @@ class Contestant:
 
 
 def run(
-    contestants: Sequence[Contestant], family: str, seeds: Sequence[int], extra_rows: int = 0
+    contestants: Sequence[Contestant], family: str, seeds: Sequence[int], extra_rows: float = 0.0
 ) -> dict[str, list[dict[str, Any]]]:
-    """All contestants side by side; for each, one row of figures a stream. A step learns from `extra_rows` more."""
+    """All contestants side by side; for each, one row of figures a stream. A step learns from `extra_rows` more, on
+    average."""
     torch.set_num_threads(1)
     reuse_freed_memory()
     streams = [make_stream(family, seed) for seed in seeds]

@@ -27,7 +27,7 @@ def assert_in_the_past(script: Script) -> None:
 def test_replayed_rows_lie_in_the_past(short: Short, extra: int) -> None:
     script = write_script(short("digits", 1, ROWS), extra)
     assert script.replayed_SR.shape == (ROWS // BATCH_ROWS, REPLAY_ROWS + extra)
-    assert script.replay_weight == 1 / (REPLAY_ROWS + extra)
+    assert script.replay_weight(0) == 1 / (REPLAY_ROWS + extra)
     assert_in_the_past(script)
 
 
@@ -44,6 +44,16 @@ def test_extra_rows_are_among_the_newest_of_those_already_seen(short: Short) -> 
     first_S1 = np.arange(script.steps)[:, None] * BATCH_ROWS
     assert (first_S1 - script.replayed_SR).max() <= 512
     assert (first_S1 - script.replayed_SR).max() > 400, "and not always the very newest"
+
+
+@pytest.mark.parametrize(("family", "usual"), [("digits", REPLAY_ROWS), ("tables", 0)])
+def test_extra_rows_may_be_a_fraction_of_a_row_a_step(short: Short, family: str, usual: int) -> None:
+    script = write_script(short(family, 1, ROWS), extra_rows=1.3)
+    counts = [len(script.rows(step)) - BATCH_ROWS - usual for step in range(script.steps)]
+    assert set(counts) == {1, 2} and sum(counts) == 1.3 * script.steps
+    for step, count in enumerate(counts):
+        assert script.replay_weight(step) == (1 / (usual + count) if usual else 1 / BATCH_ROWS)
+    assert_in_the_past(script)
 
 
 def test_the_memory_before_a_step_is_that_of_a_run_that_came_so_far(short: Short) -> None:

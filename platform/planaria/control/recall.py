@@ -19,7 +19,7 @@ from planaria.signals import Candidate
 
 RECALL = "recall"
 """What `due` answers when entries are to be scored; it leads to a decision only where one is restored."""
-RECALL_ROWS = 512
+RECALL_ROWS = 256
 """Newest rows that entries are scored on for a normal decision, at most."""
 SCREENED, FINALISTS = 8, 2
 """All entries are scored on one of so many of the newest rows; so many of the best on all of them."""
@@ -73,8 +73,11 @@ class RecallWatch:
         return dealt_with
 
     def due(self, sample: int, wait_rows: int) -> bool:
-        """Whether entries are to be scored now: `wait_rows` after the onset, and whenever as many have come again."""
-        return self.onset is not None and sample - max(self.onset, self.tried) >= wait_rows
+        """Whether entries are to be scored now: `wait_rows` after the onset, and whenever as many have come again as
+        there were then, so that a long alarm costs little."""
+        if self.onset is None:
+            return False
+        return sample - max(self.onset, self.tried) >= max(wait_rows, self.tried - self.onset)
 
     def rows(self, sample: int, wait_rows: int) -> int:
         """On how many of the newest rows."""

@@ -341,7 +341,7 @@ def _step(population: Population, episodes: Sequence[Episode]) -> None:
     loss_PB, output_PBC = seen.loss_PB[:, :BATCH_ROWS].numpy(), seen.output_PBC[:, :BATCH_ROWS].numpy()
     heads_P = population.live_PLN.sum((1, 2)).tolist()
     for place, episode in enumerate(episodes):
-        passes = 3 * (BATCH_ROWS + episode.script.replayed_SR.shape[1])
+        passes = 3 * (BATCH_ROWS + int(episode.script.replays_S[episode.step]))
         due = episode.take_in(loss_PB[place], output_PBC[place], int(heads_P[place]), passes)
         if due and episode.decide(*population.take(place)):
             population.put(place, episode.model, episode.optimizer)
@@ -353,17 +353,14 @@ def _step(population: Population, episodes: Sequence[Episode]) -> None:
 def _batch(episodes: Sequence[Episode], steps: Sequence[int]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Features, targets and weights of each one's rows at its step: fresh ones, then replayed ones."""
     streams = [episode.stream for episode in episodes]
-    rows = [
-        np.concatenate((rows_of_step(step), episode.script.replayed_SR[step]))
-        for episode, step in zip(episodes, steps, strict=True)
-    ]
+    rows = [episode.script.rows(step) for episode, step in zip(episodes, steps, strict=True)]
     features = {
         name: torch.from_numpy(np.stack([s.features[name][at] for s, at in zip(streams, rows, strict=True)]))
         for name in streams[0].features
     }
     target_PB = torch.from_numpy(np.stack([s.target[at] for s, at in zip(streams, rows, strict=True)]))
     weight_PB = torch.full(target_PB.shape, 1 / BATCH_ROWS)
-    weight_PB[:, BATCH_ROWS:] = episodes[0].script.replay_weight
+    weight_PB[:, BATCH_ROWS:] = episodes[0].script.replay_weight(steps[0])
     return features, target_PB, weight_PB
 
 

@@ -44,8 +44,10 @@ class Script:
     steps: int
     replayed_SR: Integers
     """Row numbers; the first step has none to replay, and repeats its own. R may be 0."""
-    replay_weight: float
-    """Of each replayed row in the objective, where each fresh one has 1 / BATCH_ROWS."""
+    replays_S: Integers
+    """How many of its R each step learns from."""
+    mean_of_replayed: bool
+    """Whether replayed rows together weigh as much as the fresh ones; otherwise each weighs as much as a fresh one."""
     shifts: dict[int, Shift]
     """By the step at whose end they are reported."""
     alarms: dict[int, int]
@@ -53,6 +55,14 @@ class Script:
     writes_W3: Integers
     """Step, slot and row of everything that entered the memory, in order."""
     seed: int
+
+    def rows(self, step: int) -> Integers:
+        """What a step learns from: its fresh rows, then replayed ones."""
+        return np.concatenate((rows_of_step(step), self.replayed_SR[step, : self.replays_S[step]]))
+
+    def replay_weight(self, step: int) -> float:
+        """Of each replayed row in the objective, where each fresh one has 1 / BATCH_ROWS."""
+        return 1 / int(self.replays_S[step]) if self.mean_of_replayed else 1 / BATCH_ROWS
 
     def memory(self, step: int) -> ReplayMemory:
         """The memory as it is before a step, its only column being the row number."""
@@ -65,15 +75,17 @@ class Script:
         return memory
 
 
-def write_script(stream: SimStream, extra_rows: int = 0) -> Script:
-    """`extra_rows` are learned from again at each step beyond what is usual: from memory where there is one, otherwise
-    from the newest rows."""
+def write_script(stream: SimStream, extra_rows: float = 0.0) -> Script:
+    """So many `extra_rows` a step, on average, are learned from again beyond what is usual: from memory where there is
+    one, otherwise from the newest rows."""
     steps = len(stream.target) // BATCH_ROWS
+    extra_S = np.diff(np.floor(extra_rows * np.arange(steps + 1)).astype(np.int64))
+    most = int(extra_S.max(initial=0))
     shifts, alarms = _found(stream, steps) if stream.family in _REAL_ROWS else _reported(stream)
     if stream.family not in REPLAYED:
-        again = _newest(stream, steps, extra_rows)
-        return Script(steps, again, 1 / BATCH_ROWS, shifts, alarms, np.empty((0, 3), np.int64), stream.seed)
-    memory, replay_rows = _memory(stream.seed), REPLAY_ROWS + extra_rows
+        again = _newest(stream, steps, most)
+        return Script(steps, again, extra_S, False, shifts, alarms, np.empty((0, 3), np.int64), stream.seed)
+    memory, replay_rows = _memory(stream.seed), REPLAY_ROWS + most
     replayed = np.empty((steps, replay_rows), np.int64)
     writes, offered_B = [], np.ones(BATCH_ROWS, np.bool_)
     for step in range(steps):
@@ -86,7 +98,8 @@ def write_script(stream: SimStream, extra_rows: int = 0) -> Script:
             at, into = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
             memory.store(into, {"row": rows[at]}, target_B[at], np.zeros((len(at), 1), np.float32))
             writes.append(np.stack((np.full(len(at), step), into, rows[at]), 1))
-    return Script(steps, replayed, 1 / replay_rows, shifts, alarms, np.concatenate(writes), stream.seed)
+    replays_S = REPLAY_ROWS + extra_S
+    return Script(steps, replayed, replays_S, True, shifts, alarms, np.concatenate(writes), stream.seed)
 
 
 def _newest(stream: SimStream, steps: int, rows: int) -> Integers:
