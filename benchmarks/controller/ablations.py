@@ -1,7 +1,7 @@
 """What each part of the learned controller is worth, on the validation families (nothing is chosen by it).
 
-Parts of the machinery are taken away from whole runs; kinds of observation are taken away from what the value learns
-from, and then it is the regret per decision that tells.
+Parts of the machinery are taken away from whole runs. What the value learns from (kinds of observation, the horizon
+over which candidates were followed) and how (ANIL, MAML, no inner loop) is judged by its regret per decision.
 
     python -m benchmarks.controller.ablations
 """
@@ -15,10 +15,10 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
@@ -32,6 +32,7 @@ from planaria.control.features import GROUPS, NAMES
 from planaria.control.learned import LearnedJudge
 from planaria.control.value import SHIPPED
 from planaria.meta.campaign import gathered, write_whole
+from planaria.meta.episodes import BLOCK_STEPS, BLOCKS
 from planaria.meta.experience import Experience
 from planaria.meta.families import SPLIT
 from planaria.meta.job import OuterLoop
@@ -59,6 +60,26 @@ MACHINERY: dict[str, Callable[[], Any]] = {
 SETTINGS = {"library": {"library": 0}, "look-ahead": NOTHING, "thrift in looking ahead": EVERYTHING}
 
 
+@dataclass(frozen=True)
+class Trained:
+    """How a value is trained."""
+
+    without: str = ""
+    """A group of observations."""
+    mode: Literal["anil", "maml", "pooled"] = "anil"
+    blocks: int = BLOCKS
+    """Of the horizon, each of BLOCK_STEPS steps."""
+
+
+VALUES = {
+    "as shipped": Trained(),
+    **{f"without {group}": Trained(without=group) for group in GROUPS},
+    "MAML": Trained(mode="maml"),
+    "pooled": Trained(mode="pooled"),
+    **{f"horizon {blocks * BLOCK_STEPS} steps": Trained(blocks=blocks) for blocks in (4, 10, 15)},
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--value", type=Path, default=SHIPPED, help="the learned value")
@@ -74,9 +95,9 @@ def main() -> None:
         measure = partial(_measured, ours, arguments.work)
         names = ["nothing", *MACHINERY, *SETTINGS]
         lives = dict(zip(names, pool.map(measure, names), strict=True))
-        groups = ["nothing", *GROUPS, "inner loop"]
-        lost = dict(zip(groups, pool.map(partial(_regret, arguments.experience), groups), strict=True))
-    results = {"machinery": list(_differences(lives)), "value": [{"without": g, **r} for g, r in lost.items()]}
+        trained = list(pool.map(partial(_regret, arguments.experience), VALUES.values()))
+    lost = [{"value": name, **figures} for name, figures in zip(VALUES, trained, strict=True)]
+    results = {"machinery": list(_differences(lives)), "value": lost}
     for row in [*results["machinery"], *results["value"]]:
         console.print(row)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
@@ -104,12 +125,15 @@ def _differences(lives: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, A
             yield {"without": name, **compared("validation", "whole", rows, lives["nothing"], lambda row: row["J"])}
 
 
-def _regret(folder: Path, without: str) -> dict[str, float]:
-    """Nats lost a decision on the validation families, by a value that learned without some observations."""
+def _regret(folder: Path, how: Trained) -> dict[str, float]:
+    """Nats lost a decision on the validation families, over the full horizon."""
     torch.set_num_threads(1)
     learned, validation = gathered(folder, "round-*"), gathered(folder, "validation")
-    hidden = [NAMES.index(name) for name in GROUPS.get(without, ())]
-    value = train(_without(learned, hidden), OuterLoop(mode="pooled" if without == "inner loop" else "anil"), seed=0)
+    hidden = [NAMES.index(name) for name in GROUPS.get(how.without, ())]
+    learned = _without(learned, hidden)
+    if how.blocks < BLOCKS:
+        learned = replace(learned, return_DK=learned.falls_DKZ[..., : how.blocks].mean(-1))
+    value = train(learned, OuterLoop(mode=how.mode), seed=0)
     seen = _without(validation, hidden)
     return {
         f"{'looked' if looked else 'sight unseen'}, {support} outcomes": round(

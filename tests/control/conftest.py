@@ -21,7 +21,7 @@ def hand_made() -> HandMade:
 def made(*grow: float, shrink: float = 0.0, looked: float = 0.0, unit: float = 0.05) -> ValueEnsemble:
     """One member for each number in `grow`, which is about what growing is worth to it, in units; all agree on what
     shrinking is worth, and on how much a recent gain of 1 that a look-ahead showed adds."""
-    about = {"unit": unit, "edits": ["grow_heads", "shrink_heads"]}
+    about = {"unit": unit, "edits": ["grow_heads", "shrink_heads"], "mode": "anil"}
     members = [_member({"option_grow_heads": g, "option_shrink_heads": shrink, "gain_recent": looked}) for g in grow]
     return ValueEnsemble(members, torch.zeros(len(NAMES)), torch.ones(len(NAMES)), about)
 

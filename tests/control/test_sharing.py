@@ -20,7 +20,7 @@ def known(count: int, returned: float, seed: int = 0) -> list[Known]:
 
 def gain(judge: LearnedJudge) -> list[float]:
     rows = np.random.default_rng(9).normal(size=(3, len(NAMES)))
-    return [float(x) for x in judge.value.gains(rows, judge._heads, 0.0)[0]]
+    return [float(x) for x in judge.value.gains(rows, judge._members, 0.0)[0]]
 
 
 def test_what_is_borrowed_changes_what_is_predicted_and_is_part_of_the_state() -> None:

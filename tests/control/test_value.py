@@ -28,17 +28,16 @@ def outcomes(of: int, fall: float, count: int = 16) -> Outcomes:
     return Outcomes(np.repeat(ROWS_KX[of : of + 1], count, 0), np.full(count, fall))
 
 
-def predicted(value: ValueEnsemble, heads: list[torch.nn.Module], of: int) -> float:
+def predicted(value: ValueEnsemble, members: list[torch.nn.Module], of: int) -> float:
     """Relative fall of the loss after that candidate, not its difference from keeping."""
     standardised = (torch.from_numpy(ROWS_KX) - value.mean_X) / value.spread_X
     with torch.no_grad():
-        member = value.members[0]
-        return float(heads[0](member.body(standardised))[of, 0]) * value.unit
+        return float(members[0](standardised)[of, 0]) * value.unit
 
 
 def test_gains_are_over_keeping_and_in_the_unit_of_the_value(hand_made: HandMade) -> None:
     value = hand_made(2.0, 4.0, shrink=-1.0)
-    mean_K, error_K = value.gains(ROWS_KX, value.heads(None), 1.0)
+    mean_K, error_K = value.gains(ROWS_KX, value.adapted(None), 1.0)
     assert mean_K == pytest.approx([0, 3 * 0.05, -0.05], rel=1e-3)
     assert error_K == pytest.approx([0, 0.05, 0], rel=1e-3, abs=1e-6)
 
@@ -47,21 +46,21 @@ def test_the_gain_on_remembered_rows_counts_by_its_weight(hand_made: HandMade) -
     value = hand_made(2.0)
     with torch.no_grad():
         value.members[0].head.weight[1] = 0.5 * value.members[0].head.weight[0]
-    plain, weighted = (value.gains(ROWS_KX, value.heads(None), weight)[0][1] for weight in (0.0, 2.0))
+    plain, weighted = (value.gains(ROWS_KX, value.adapted(None), weight)[0][1] for weight in (0.0, 2.0))
     assert weighted == pytest.approx(2 * plain, rel=1e-6)
 
 
 def test_without_outcomes_nothing_changes(hand_made: HandMade) -> None:
     value = hand_made(2.0, 4.0)
-    before = value.gains(ROWS_KX, value.heads(None), 1.0)
-    after = value.gains(ROWS_KX, value.heads(NONE), 1.0)
+    before = value.gains(ROWS_KX, value.adapted(None), 1.0)
+    after = value.gains(ROWS_KX, value.adapted(NONE), 1.0)
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("fall", [0.3, -0.3])
 def test_predictions_move_towards_what_was_seen(hand_made: HandMade, fall: float) -> None:
     value = hand_made(0.0)
-    before, after = (predicted(value, value.heads(known), 1) for known in (None, outcomes(1, fall)))
+    before, after = (predicted(value, value.adapted(known), 1) for known in (None, outcomes(1, fall)))
     assert abs(after - fall) < abs(before - fall)
     assert np.sign(after - before) == np.sign(fall)
 
@@ -69,7 +68,7 @@ def test_predictions_move_towards_what_was_seen(hand_made: HandMade, fall: float
 def test_adapting_leaves_the_value_as_it_was(hand_made: HandMade) -> None:
     value = hand_made(1.0, 2.0)
     before = value.to_bytes()
-    value.heads(outcomes(1, 0.3))
+    value.adapted(outcomes(1, 0.3))
     assert value.to_bytes() == before
 
 
@@ -80,7 +79,7 @@ def test_a_value_comes_back_from_its_bytes(hand_made: HandMade, tmp_path: Path) 
     again = load_value(path)
     assert again.to_bytes() == value.to_bytes()
     assert again.about == value.about and again.edits == {"grow_heads", "shrink_heads"}
-    expected, found = (v.gains(ROWS_KX, v.heads(outcomes(1, 0.1)), 1.0)[0] for v in (value, again))
+    expected, found = (v.gains(ROWS_KX, v.adapted(outcomes(1, 0.1)), 1.0)[0] for v in (value, again))
     assert found == pytest.approx(expected, abs=1e-6)
 
 
@@ -105,7 +104,7 @@ def with_header(content: bytes, **changed: str) -> bytes:
 
 
 def cases(content: bytes) -> dict[str, bytes]:
-    about = json.dumps({"unit": 0.05, "edits": []})
+    about = json.dumps({"unit": 0.05, "edits": [], "mode": "anil"})
     names = json.dumps(NAMES)
     return {
         "empty": b"",

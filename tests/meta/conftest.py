@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from planaria.control.features import NAMES, rows_of
+from planaria.meta.episodes import BLOCKS
 from planaria.meta.experience import MOST_CANDIDATES, Experience
 from planaria.meta.families import SimStream, make_stream
 from planaria.signals import Candidate
@@ -69,6 +70,7 @@ def experience(decisions: int = 160, seed: int = 0, worth: tuple[float, ...] = W
         before_DKX=features_DKX,
         after_DKX=features_DKX.copy(),
         return_DK=returned_DK,
+        falls_DKZ=np.repeat(returned_DK[..., None], BLOCKS, axis=-1),
         realised_D=returned_DK[np.arange(decisions), chosen_D],
         memory_DK=np.zeros((decisions, wide), np.float32),
         chosen_D=chosen_D,

@@ -112,6 +112,7 @@ def test_what_was_followed_becomes_experience(followed: Life, branching: Branchi
     assert len(known) == 1 and known.there_DK[0].sum() == count
     fall = (branching.loss - branching.loss_KZ.mean(1)) / known.scale_D[0]
     assert np.allclose(known.return_DK[0, :count], fall) and not known.return_DK[0, count:].any()
+    assert np.allclose(known.falls_DKZ.mean(-1), known.return_DK, atol=1e-6)
     assert known.price_DK[0, 0] == known.memory_DK[0, 0] == 0
     assert branching.decision.candidates[known.chosen_D[0]].name == branching.decision.chosen.name
     assert known.task_D[0] == f"tables/{followed.stream.label_noise:g}" and known.seed_D[0] == 4

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from planaria.control.features import NAMES
-from planaria.control.value import ValueEnsemble
+from planaria.control.value import Outcomes, ValueEnsemble
 from planaria.errors import RunError
 from planaria.meta.experience import MOST_CANDIDATES, Experience
 from planaria.meta.job import OuterLoop
@@ -27,7 +27,7 @@ def value(made_up: MadeUp) -> ValueEnsemble:
 
 def test_where_growing_always_pays_the_value_prefers_to_grow(value: ValueEnsemble, made_up: MadeUp) -> None:
     unseen = made_up(seed=9)
-    mean_K, _ = value.gains(unseen.before_DKX[0, :3].astype(np.float64), value.heads(None), 0.0)
+    mean_K, _ = value.gains(unseen.before_DKX[0, :3].astype(np.float64), value.adapted(None), 0.0)
     assert mean_K[1] > 0.05 > -0.05 > mean_K[2]
     for support in (0, 8):
         lost_D = regret(value, unseen, looked=False, support=support, draws=2)
@@ -36,11 +36,23 @@ def test_where_growing_always_pays_the_value_prefers_to_grow(value: ValueEnsembl
     assert keeping == pytest.approx(0.1, abs=1e-6), "which is what keeping would lose"
 
 
-@pytest.mark.parametrize("mode", ["anil", "pooled"])
+@pytest.mark.parametrize("mode", ["anil", "maml", "pooled"])
 def test_equal_seeds_give_equal_values_and_others_others(mode: str, made_up: MadeUp) -> None:
     short = QUICK.model_copy(update={"iterations": 3, "mode": mode})
     one, again, other = (train(made_up(), short, seed).to_bytes() for seed in (1, 1, 2))
     assert one == again != other
+
+
+@pytest.mark.parametrize(("mode", "moves"), [("anil", {"head"}), ("maml", {"body", "head"})])
+def test_what_adapts_to_a_deployment(mode: str, moves: set[str], made_up: MadeUp) -> None:
+    trained = train(made_up(), QUICK.model_copy(update={"iterations": 2, "mode": mode}), 0)
+    value = ValueEnsemble.from_bytes(trained.to_bytes())
+    rows_SX = made_up(seed=5).before_DKX[:16, 1].astype(np.float64)
+    (member, *_), (adapted, *_) = value.members, value.adapted(Outcomes(rows_SX, np.full(16, 0.5)))
+    own = [*member.body.parameters(), *member.head.parameters()]
+    names = ["body"] * 4 + ["head"] * 2
+    pairs = zip(names, own, adapted.parameters(), strict=True)
+    assert {name for name, before, after in pairs if not torch.equal(before, after)} == moves
 
 
 def test_members_are_the_same_however_they_are_spread(made_up: MadeUp) -> None:

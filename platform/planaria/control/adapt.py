@@ -69,15 +69,14 @@ def adapt(learner: Learner, loss: Tensor, clip_norm: float, share: float = 1.0) 
         learner.module = update(learner.module, learner.lrs, list(torch._foreach_mul(filled, scale)))
 
 
-def adapt_last_layer(
-    head: nn.Module, rates: Sequence[Tensor], hidden_SW: Tensor, target_S: Tensor, steps: int
-) -> nn.Module:
-    """A copy of a last layer after some Meta-SGD steps towards the targets. Differentiable with respect to all of it,
-    so that an outer loop can learn hidden units, first weights and rates (ANIL: Raghu et al. 2020, arXiv 1909.09157).
+def adapted_to(module: nn.Module, rates: Sequence[Tensor], input_SX: Tensor, target_S: Tensor, steps: int) -> nn.Module:
+    """A copy of a module after some Meta-SGD steps of its first output towards the targets. Differentiable with respect
+    to all of it, so that an outer loop can learn inputs, first weights and rates (for a last layer alone, that is ANIL:
+    Raghu et al. 2020, arXiv 1909.09157; for a whole network, MAML: Finn et al. 2017, arXiv 1703.03400).
     """
-    learner = algorithms().MetaSGD(head, lrs=nn.ParameterList(rates), first_order=False).clone()
+    learner = algorithms().MetaSGD(module, lrs=nn.ParameterList(rates), first_order=False).clone()
     for _ in range(steps):
-        loss = nn.functional.huber_loss(learner(hidden_SW)[:, 0], target_S)
+        loss = nn.functional.huber_loss(learner(input_SX)[:, 0], target_S)
         learner.adapt(loss)
     adapted: nn.Module = learner.module
     return adapted

@@ -1,6 +1,6 @@
 """The judge with a meta-learned value: it trusts the value where it is sure, and looks ahead where it is not.
 
-It keeps learning: what its own decisions brought in the run adapts the last layers of the value.
+It keeps learning: what its own decisions brought in the run adapts the value.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class LearnedJudge:
         """What other runs have learned."""
         self.open: dict[int, tuple[list[float], float]] = {}
         """Features of what was chosen and the scale of its loss, by decision."""
-        self._heads = value.heads(None)
+        self._members = value.adapted(None)
 
     def judge(self, situation: Situation, look: Look) -> Verdict:
         known = self._known(situation.candidates)
         situation = replace(situation, candidates=tuple(situation.candidates[number] for number in known))
         before = features(situation, {})
-        gain_K, error_K = self.value.gains(before, self._heads, self.settings.memory_weight)
+        gain_K, error_K = self.value.gains(before, self._members, self.settings.memory_weight)
         candidates = _valued(situation, gain_K, error_K)
         candidates = [replace(c, predicted=c.value, predicted_error=c.standard_error) for c in candidates]
         unsure = self._unsure(candidates, situation.looks)
@@ -103,7 +103,7 @@ class LearnedJudge:
         known = [*self.borrowed, *self.lend()][-MOST_OUTCOMES:]  # what it has seen itself counts first
         rows, returns = [row for row, _ in known], [value for _, value in known]
         outcomes = Outcomes(np.array(rows, np.float64), np.array(returns, np.float64))
-        self._heads = self.value.heads(outcomes)
+        self._members = self.value.adapted(outcomes)
 
     def _known(self, candidates: Sequence[Candidate]) -> list[int]:
         """Numbers of the candidates of kinds that the value has learned of."""
@@ -123,7 +123,7 @@ class LearnedJudge:
         self, situation: Situation, candidates: Sequence[Candidate], trials: Mapping[int, Trial]
     ) -> list[Candidate]:
         """Values of those that were looked ahead on, with what was seen; the others keep theirs."""
-        gain_K, error_K = self.value.gains(features(situation, trials), self._heads, self.settings.memory_weight)
+        gain_K, error_K = self.value.gains(features(situation, trials), self._members, self.settings.memory_weight)
         seen = _valued(situation, gain_K, error_K)
         judged = []
         for number, candidate in enumerate(candidates):

@@ -1,4 +1,4 @@
-"""The learned value of candidates: an ensemble of small networks, meta-learned, whose last layers adapt to the run.
+"""The learned value of candidates: an ensemble of small networks, meta-learned, that adapt to the run.
 
 A network predicts two returns of a candidate, the relative fall of the loss over the next rows and that on remembered
 rows at their end, from what the decision shows and, where there was a look-ahead, from that too. What counts is the
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from planaria.control.adapt import adapt_last_layer
+from planaria.control.adapt import adapted_to
 from planaria.control.features import NAMES
 from planaria.errors import InputError
 
@@ -33,18 +33,29 @@ SHIPPED = Path(__file__).parent / "value.safetensors"
 
 
 class ValueNetwork(nn.Module):
-    """Features [..., X], standardised -> returns [..., 2] (recent, remembered): `body`, then the `head` that adapts."""
+    """Features [..., X], standardised -> returns [..., 2] (recent, remembered): `body`, then the `head` that adapts, or
+    both of them where the `whole` network adapts."""
 
-    def __init__(self, features: int = len(NAMES), hidden: int = HIDDEN) -> None:
+    def __init__(self, features: int = len(NAMES), hidden: int = HIDDEN, *, whole: bool = False) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh())
         self.head = nn.Linear(hidden, 2)
-        self.rates = nn.ParameterList([nn.Parameter(torch.full_like(p, 0.01)) for p in self.head.parameters()])
-        """Of the head's inner steps, learned with the rest (Meta-SGD)."""
+        self.whole = whole
+        moving = list(self.parameters()) if whole else list(self.head.parameters())
+        self.rates = nn.ParameterList([nn.Parameter(torch.full_like(p, 0.01)) for p in moving])
+        """Of the inner steps, learned with the rest (Meta-SGD)."""
 
     def forward(self, features: Tensor) -> Tensor:
         returned: Tensor = self.head(self.body(features))
         return returned
+
+    def adapted(self, features_SX: Tensor, return_S: Tensor) -> nn.Module:
+        """What answers after the outcomes of a deployment. Differentiable."""
+        rates = list(self.rates)
+        if self.whole:
+            return adapted_to(nn.Sequential(self.body, self.head), rates, features_SX, return_S, INNER_STEPS)
+        head = adapted_to(self.head, rates, self.body(features_SX), return_S, INNER_STEPS)
+        return nn.Sequential(self.body, head)
 
 
 @dataclass(frozen=True)
@@ -78,27 +89,23 @@ class ValueEnsemble:
         """A network's 1 in relative fall of the loss."""
         return float(str(self.about["unit"]))
 
-    def heads(self, outcomes: Outcomes | None) -> list[nn.Module]:
-        """Each member's last layer, adapted to the outcomes."""
+    def adapted(self, outcomes: Outcomes | None) -> list[nn.Module]:
+        """Each member, adapted to the outcomes."""
         if outcomes is None or not len(outcomes.return_S):
-            return [member.head for member in self.members]
+            return list(self.members)
         features_SX = self._standardised(outcomes.features_SX)
         return_S = torch.from_numpy(outcomes.return_S) / self.unit
-        adapted = []
-        for member in self.members:
-            hidden_SW = member.body(features_SX).detach()
-            adapted.append(adapt_last_layer(member.head, list(member.rates), hidden_SW, return_S, INNER_STEPS))
-        return adapted
+        return [member.adapted(features_SX, return_S) for member in self.members]
 
     @torch.no_grad()
     def gains(
-        self, features_KX: npt.NDArray[np.float64], heads: Sequence[nn.Module], memory_weight: float
+        self, features_KX: npt.NDArray[np.float64], members: Sequence[nn.Module], memory_weight: float
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Relative gain of each candidate over the first one, that on remembered rows weighted: mean and standard
         deviation over the members. Shapes [K]."""
         standardised = self._standardised(features_KX)
         weights = torch.tensor([1.0, memory_weight], dtype=torch.float64)
-        returns = [head(m.body(standardised)) @ weights for m, head in zip(self.members, heads, strict=True)]
+        returns = [member(standardised) @ weights for member in members]
         gain_MK = torch.stack([r - r[0] for r in returns]) * self.unit
         # Rounded, so that a last bit that differs between machines cannot make them choose differently.
         return gain_MK.mean(0).numpy().round(9), gain_MK.std(0, correction=0).numpy().round(9)
@@ -123,13 +130,13 @@ class ValueEnsemble:
         count = 1 + max(int(name.split(".")[0]) for name in tensors if name[0].isdigit())
         members = []
         for number in range(count):
-            member = ValueNetwork()
+            member = ValueNetwork(whole=about["mode"] == "maml")
             prefix = f"{number}."
             member.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
             members.append(member)
         ensemble = ValueEnsemble(members, tensors["mean"], tensors["spread"], about)
         scales_fit = ensemble.mean_X.shape == ensemble.spread_X.shape == (len(NAMES),)
-        if not scales_fit or not {"unit", "edits"} <= set(about):
+        if not scales_fit or not {"unit", "edits", "mode"} <= set(about):
             raise ValueError("its header or its scales are not those of a learned value")
         return ensemble
 

@@ -1,6 +1,6 @@
 """What meta-training learns from: decisions whose candidates were all followed, as arrays that a file can hold.
 
-Legend: D decisions, K candidates (at most), X features.
+Legend: D decisions, K candidates (at most), X features, Z blocks of the horizon.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planaria.control.features import NAMES, rows_of, scale_of
-from planaria.meta.episodes import Branching, Life
+from planaria.meta.episodes import BLOCKS, Branching, Life
 
 MOST_CANDIDATES = 9
 SOON_BLOCKS = 3
@@ -34,6 +34,8 @@ class Experience:
     """Features with what looking ahead showed."""
     return_DK: npt.NDArray[np.float32]
     """Relative fall of the loss over the horizon."""
+    falls_DKZ: npt.NDArray[np.float32]
+    """The same block by block, to see what a shorter horizon would have told."""
     realised_D: npt.NDArray[np.float32]
     """What a run would have seen of it by then: the relative fall over the choice's cool-down."""
     memory_DK: npt.NDArray[np.float32]
@@ -61,7 +63,7 @@ def experience_of(lives: Sequence[Life]) -> Experience:
     count, most, wide = len(found), MOST_CANDIDATES, len(NAMES)
     there = np.zeros((count, most), np.bool_)
     before, after = np.zeros((count, most, wide), np.float32), np.zeros((count, most, wide), np.float32)
-    realised = np.zeros(count, np.float32)
+    falls, realised = np.zeros((count, most, BLOCKS), np.float32), np.zeros(count, np.float32)
     returned, memory, price = (np.zeros((count, most), np.float32) for _ in range(3))
     for at, (_, branching) in enumerate(found):
         decision, scale = branching.decision, scale_of(branching.loss)
@@ -73,6 +75,7 @@ def experience_of(lives: Sequence[Life]) -> Experience:
         soon = branching.loss_KZ[_chosen(branching), :SOON_BLOCKS].mean()
         realised[at] = (branching.loss - soon) / scale
         returned[at, known] = (branching.loss - branching.loss_KZ.mean(1)) / scale
+        falls[at, known] = (branching.loss - branching.loss_KZ) / scale
         memory[at, known] = np.nan_to_num(branching.memory_K[0] - branching.memory_K) / scale
         price[at, known] = [c.price - decision.candidates[0].price for c in decision.candidates]
     return Experience(
@@ -82,6 +85,7 @@ def experience_of(lives: Sequence[Life]) -> Experience:
         before_DKX=before,
         after_DKX=after,
         return_DK=returned,
+        falls_DKZ=falls,
         realised_D=realised,
         memory_DK=memory,
         chosen_D=np.array([_chosen(branching) for _, branching in found], np.int64),

@@ -18,8 +18,9 @@ from planaria.settings import Settings, parse_from
 class OuterLoop(Settings):
     """How the value is learned from what was gathered."""
 
-    mode: Literal["anil", "pooled"] = "anil"
-    """anil: the last layer adapts to a deployment's first outcomes within the loop; pooled: it does not."""
+    mode: Literal["anil", "maml", "pooled"] = "anil"
+    """anil: the last layer adapts to a deployment's first outcomes within the loop; maml: the whole network does;
+    pooled: nothing does."""
     members: int = Field(5, ge=1)
     """Networks in the ensemble; where they disagree, the value is unsure."""
     iterations: int = Field(500, ge=1)

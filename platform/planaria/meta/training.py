@@ -1,8 +1,8 @@
-"""The outer loop: a value ensemble from experience, so that its last layers adapt to a deployment in a few steps.
+"""The outer loop: a value ensemble from experience, so that it adapts to a deployment in a few steps.
 
-Each iteration draws a few tasks. In each, a member's head adapts to the outcomes of 16 decisions (support), and is
-judged by what it then says of all candidates of other decisions (query). Body, first head and the rates of the inner
-steps follow the gradient of that, through the inner steps (ANIL with Meta-SGD rates, by learn2learn).
+Each iteration draws a few tasks. In each, a member's head (ANIL), or all of it (MAML), adapts to the outcomes of 16
+decisions (support), and is judged by what it then says of all candidates of other decisions (query). First weights and
+the rates of the inner steps follow the gradient of that, through the inner steps (Meta-SGD rates, by learn2learn).
 
 Legend: D decisions, K candidates, X features, S support, Q query, M members.
 """
@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planaria.control.adapt import adapt_last_layer
 from planaria.control.features import EDIT_KINDS, NAMES
-from planaria.control.value import INNER_STEPS, Outcomes, ValueEnsemble, ValueNetwork
+from planaria.control.value import Outcomes, ValueEnsemble, ValueNetwork
 from planaria.errors import RunError
 from planaria.meta.experience import Experience
 from planaria.meta.job import OuterLoop
@@ -100,7 +99,7 @@ class _Tensors:
 def _train_member(experience: Experience, data: _Tensors, settings: OuterLoop, seed: int, number: int) -> ValueNetwork:
     random = np.random.default_rng((seed, number))
     torch.manual_seed(seed * 1_009 + number)
-    network = ValueNetwork()
+    network = ValueNetwork(whole=settings.mode == "maml")
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
     tasks = _bootstrapped(experience, random)
@@ -125,17 +124,15 @@ def _task_loss(
 ) -> Tensor:
     shuffled = random.permutation(decisions)
     support, query = torch.from_numpy(shuffled[:SUPPORT]), torch.from_numpy(shuffled[SUPPORT : SUPPORT + QUERY])
-    head: nn.Module = network.head
-    if settings.mode == "anil":
-        # Also without any outcome the first head must be a good one.
+    answer: nn.Module = network
+    if settings.mode != "pooled":
+        # Also without any outcome the first weights must be good ones.
         known = support[: int(random.integers(0, SUPPORT + 1))]
         if len(known):
-            chosen = data.chosen_D[known]
-            hidden_SW = network.body(data.before_DKX[known, chosen])
-            head = adapt_last_layer(network.head, list(network.rates), hidden_SW, data.realised_D[known], INNER_STEPS)
+            answer = network.adapted(data.before_DKX[known, data.chosen_D[known]], data.realised_D[known])
     loss = torch.zeros(())
     for features in (data.before_DKX, data.after_DKX):
-        returned_QK, remembered_QK = head(network.body(features[query])).unbind(-1)
+        returned_QK, remembered_QK = answer(features[query]).unbind(-1)
         true_QK, there_QK = data.return_DK[query], data.there_DK[query]
         gain_QK, true_gain_QK = returned_QK - returned_QK[:, :1], true_QK - true_QK[:, :1]
         kept_QK = remembered_QK - remembered_QK[:, :1]
@@ -180,7 +177,7 @@ def regret(
 ) -> np.ndarray:
     """Nats lost per decision against the candidate that was truly best, price included: one figure a decision.
 
-    With `support`, the heads first adapt to so many outcomes of other decisions of the same task (mean over draws).
+    With `support`, the value first adapts to so many outcomes of other decisions of the same task (mean over draws).
     """
     random = np.random.default_rng(seed)
     features = experience.after_DKX if looked else experience.before_DKX
@@ -194,9 +191,9 @@ def regret(
                 experience.before_DKX[known, chosen].astype(np.float64),
                 experience.realised_D[known].astype(np.float64),
             )
-            heads = ensemble.heads(outcomes if support else None)
+            members = ensemble.adapted(outcomes if support else None)
             for d in at:
-                mean_K, _ = ensemble.gains(features[d].astype(np.float64), heads, 0.0)
+                mean_K, _ = ensemble.gains(features[d].astype(np.float64), members, 0.0)
                 lost[d] += _lost(experience, int(d), mean_K) / (draws if support else 1)
     return lost
 
