@@ -18,6 +18,7 @@ from planaria.control.judge import Judge, Outcome, Situation
 from planaria.control.look_ahead import Evidence, Measurement, Trial, row_passes
 from planaria.control.propose import Scores, facts_of, fits, long_run_gain, price_of, propose
 from planaria.control.pulse import FAST_ROWS, Pulse
+from planaria.control.setbacks import Setbacks
 from planaria.errors import InputError
 from planaria.policy import Policy
 from planaria.signals import Candidate, Decision, Shift, ShiftKind, StepReport
@@ -25,6 +26,8 @@ from planaria.signals import Candidate, Decision, Shift, ShiftKind, StepReport
 MOST_CANDIDATES = 9
 USUAL_RECENT, USUAL_MEMORY = 340, 256
 """Rows on which a candidate is scored."""
+SETBACK_WAITS = 4
+"""A kind of edit that was taken back is left alone for so many times `thrift_every_samples` rows, at first."""
 MOST_PATIENCE = 4
 """Between shifts, every decision that keeps the model doubles the wait for the next, up to so many times."""
 PRICE_RATE = 2e-5
@@ -101,6 +104,7 @@ class Controller:
         self.recall_watch = recall.RecallWatch()
         self.held: rollback.HeldEdit | None = None
         """The edit before which the state is kept, until its outcome is known."""
+        self.setbacks = Setbacks(SETBACK_WAITS * policy.controller.thrift_every_samples)
 
     def observe(self, report: StepReport, passes: int) -> None:
         """Take in a step that cost `passes` row-passes of training."""
@@ -118,6 +122,7 @@ class Controller:
     def shifted(self, shift: Shift) -> None:
         """A shift is waiting for its decision; edits whose outcome it would blur are given up."""
         self.pulse.shifted()
+        self.setbacks.shifted()
         if not self.recall_watch.shifted(shift.onset_sample):
             self.open.clear()
             self.held = None
@@ -165,6 +170,7 @@ class Controller:
             kept = self._scored_entries(bench, rows)
             candidates += self._best_entry(kept, bench.blueprint, scores)
             observation["library_fit"] = recall.library_fit(kept)
+        candidates = [c for c in candidates if not self.setbacks.barred(edit_kind(c), sample)]
         if self._cooling(sample):
             candidates = [c for c in candidates if c.edit is None]
         each = row_passes(self.policy.controller, evidence.held_recent, evidence.held_memory)
@@ -235,7 +241,7 @@ class Controller:
     def reconsider(self, step: int, sample: int, bench: Bench) -> Decision:
         """Compare the state before a doubtful edit with the live one, and undo the edit if that is clearly better."""
         began = bench.seconds()
-        self.held = None
+        held, self.held = self.held, None
         self.decisions += 1
         before = recall.restoring(BEFORE_EDIT, bench.kept[BEFORE_EDIT], bench.blueprint, self._price)
         candidates = [recall.keeping(bench.blueprint, self._price), replace(before, treatment="keep")]
@@ -243,6 +249,8 @@ class Controller:
         self.passes_spent += sum(len(trial.recent_R) + len(trial.memory_M) for trial in trials)
         candidates = recall.scored(candidates, trials, self.policy.controller.memory_weight)
         chosen, why = rollback.verdict(candidates)
+        if held is not None and chosen.edit is not None:
+            self.setbacks.undone(held.kind, sample)
         observation, seconds = self.pulse.observation(), bench.seconds() - began
         return Decision(step, sample, rollback.ROLLBACK, chosen, tuple(candidates), why, observation, seconds)
 
@@ -291,10 +299,12 @@ class Controller:
         """
         self._expect(decision)
         if rollback.holds_before(decision):
-            self.held = rollback.HeldEdit(self.decisions - 1)
+            self.held = rollback.HeldEdit(self.decisions - 1, edit_kind(decision.chosen))
         edit = decision.chosen.edit
         if edit is None:
             return
+        if decision.trigger != rollback.ROLLBACK:
+            self.setbacks.chose(edit_kind(decision.chosen), decision.sample)
         self.births = births_after(edit_from_dict(edit), self.births, decision.sample)
         self.last_edit_sample = decision.sample
 
@@ -323,6 +333,8 @@ class Controller:
             if self.held is not None and outcome.decision == self.held.decision:
                 gain = _fall(outcome) - outcome.price_paid
                 doubted = rollback.doubtful(outcome.predicted, gain, outcome.loss_before)
+                if not doubted:
+                    self.setbacks.went_well(self.held.kind)
                 self.held = replace(self.held, doubted=True) if doubted else None
         return [(outcome.decision, _fall(outcome) - outcome.price_paid) for outcome in ripe]
 
@@ -344,6 +356,7 @@ class Controller:
             "open": [asdict(outcome) for outcome in self.open],
             "recall": self.recall_watch.state(),
             "held": None if self.held is None else asdict(self.held),
+            "setbacks": self.setbacks.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -362,7 +375,8 @@ class Controller:
             self.open = [OpenOutcome(**outcome) for outcome in state["open"]]
             self.recall_watch = recall.RecallWatch(**state["recall"])
             self.held = None if state["held"] is None else rollback.HeldEdit(**state["held"])
-        except (KeyError, TypeError, ValueError) as error:
+            self.setbacks = Setbacks.from_state(state["setbacks"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"controller state: not usable ({error}); use an older checkpoint") from None
 
     def _cooling(self, sample: int) -> bool:

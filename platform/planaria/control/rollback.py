@@ -22,6 +22,8 @@ class HeldEdit:
     """The newest edit whose outcome is not known yet: the state before it is kept."""
 
     decision: int
+    kind: str
+    """Of the edit."""
     doubted: bool = False
     """Its outcome was bad: the two states are to be compared."""
 
