@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -13,11 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from planaria.blueprint import Blueprint
+from planaria.blueprint import BEFORE_EDIT, Blueprint, edit_from_dict
 from planaria.control import Controller, Evidence, Measurement, Trial
+from planaria.control.controller import SETBACK_WAITS
+from planaria.control.decide import edit_kind
 from planaria.control.full_look_ahead import FullLookAhead
 from planaria.control.judge import Look, Outcome, Situation, Verdict
 from planaria.control.recall import RECALL
+from planaria.control.rollback import ROLLBACK
 from planaria.policy import Budget, Heads, Policy
 from planaria.policy import Controller as ControllerSettings
 from planaria.signals import Candidate, Decision, Shift, StepReport
@@ -66,7 +70,7 @@ HELD_RECENT, HELD_MEMORY = 100, 50
 
 
 class Queued:
-    """A judge that chooses by name, or keeps, and looks ahead on as many candidates as it is told to."""
+    """A judge that chooses by how a name begins, or keeps, and looks ahead on as many candidates as it is told to."""
 
     least_looks = 0
 
@@ -80,8 +84,8 @@ class Queued:
         if self.look_at:
             look(range(self.look_at))
         wanted = self.wanted.pop(0) if self.wanted else "keep"
-        chosen = next(c for c in situation.candidates if c.name == wanted)
-        return Verdict(situation.candidates, chosen, "as queued")
+        chosen = next(c for c in situation.candidates if c.name.startswith(wanted))
+        return Verdict(situation.candidates, replace(chosen, value=0.0), "as queued")
 
     def learn(self, outcome: Outcome) -> None:
         self.learned.append(outcome)
@@ -95,12 +99,11 @@ class Queued:
 
 
 class Still:
-    """A bench on which every candidate shows the same."""
-
-    blueprint = Blueprint("classification", 16, 4, 32, (3,), 4, numeric=8)
-    kept: Mapping[int, Blueprint] = MappingProxyType({})
+    """A bench on which every candidate shows the same, and the state before an edit is clearly better."""
 
     def __init__(self) -> None:
+        self.blueprint = Blueprint("classification", 16, 4, 32, (3,), 4, numeric=8)
+        self.kept: Mapping[int, Blueprint] = MappingProxyType({BEFORE_EDIT: self.blueprint})
         self.tried: list[str] = []
 
     def evidence(self, since_row: int) -> Evidence:
@@ -110,14 +113,15 @@ class Still:
         return Evidence(*rows(2 * HELD_RECENT), HELD_RECENT, *rows(2 * HELD_MEMORY), HELD_MEMORY)
 
     def measure(self, evidence: Evidence) -> Measurement:
-        return Measurement([[1.0, 1.0, 1.0]], [1.0], None)
+        return Measurement([[1.0] * heads for heads in self.blueprint.heads], [1.0], None)
 
     def trials(self, candidates: list[Candidate], evidence: Evidence, seed: int) -> list[Trial]:
         self.tried += [candidate.name for candidate in candidates]
         return [Trial(np.ones(HELD_RECENT, np.float32), np.ones(HELD_MEMORY, np.float32)) for _ in candidates]
 
     def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
-        raise AssertionError("nothing is kept that could be restored")
+        assert list(concepts) == [BEFORE_EDIT], "nothing else is kept that could be restored"
+        return [Trial(np.full(rows, loss, np.float32), np.zeros(0, np.float32)) for loss in (1.0, 0.5)]
 
     def seconds(self) -> float:
         return 0.0
@@ -150,8 +154,15 @@ class Run:
             if trigger == RECALL:  # nothing is kept: the normal decision follows
                 assert self.controller.recall(self.row // batch, self.row, self.bench) is None
             elif trigger is not None:
-                decision = self.controller.decide(trigger, self.row // batch, self.row, self.bench)
+                if trigger == ROLLBACK:
+                    decision = self.controller.reconsider(self.row // batch, self.row, self.bench)
+                else:
+                    decision = self.controller.decide(trigger, self.row // batch, self.row, self.bench)
                 self.controller.applied(decision)
+                if decision.chosen.edit is not None:  # as the training loop does
+                    self.bench.blueprint = edit_from_dict(decision.chosen.edit).apply(self.bench.blueprint)
+                    if trigger == ROLLBACK:
+                        self.controller.births = [[0] * heads for heads in self.bench.blueprint.heads]
                 self.decided.append(decision)
 
     def shift(self) -> None:
@@ -185,6 +196,54 @@ def test_a_shift_ends_the_patience() -> None:
     wait = run.controller.policy.controller.wait_samples
     assert after[0] == ("abrupt shift", -(-wait // 50) * 50)
     assert after[1] == ("thrift", after[0][1] + THRIFT), "a shift's decision that keeps is not held against the next"
+
+
+def edited(*losses: tuple[int, float], wanted: Sequence[str]) -> Run:
+    """A run that makes those edits, on rows of those losses."""
+    run = Run(Queued(*wanted))
+    for rows, loss in losses:
+        run.live(rows, loss)
+    return run
+
+
+def offered(run: Run) -> list[set[str]]:
+    """Kinds of edit, decision by decision."""
+    return [{edit_kind(c) for c in situation.candidates} for situation in run.controller.judge.situations]  # type: ignore[attr-defined]
+
+
+SHRINK, GROW = "shrink layer 0 by 1", "grow layer 0 by 1"
+
+
+def test_an_edit_that_was_undone_is_not_offered_again_for_a_while() -> None:
+    run = edited((THRIFT, 1.0), (THRIFT + 100, 3.0), (9 * THRIFT, 1.0), wanted=[SHRINK])
+    first, _, undoing, *later = run.decided
+    assert edit_kind(first.chosen) == "shrink_heads" and undoing.trigger == ROLLBACK
+    assert undoing.chosen.edit is not None and undoing.chosen.edit["concept"] == BEFORE_EDIT
+    for decision, kinds in zip(later, offered(run)[2:], strict=True):
+        waited = decision.sample >= undoing.sample + SETBACK_WAITS * THRIFT
+        assert ("shrink_heads" in kinds) == waited and "grow_heads" in kinds
+    assert {"shrink_heads" in kinds for kinds in offered(run)[2:]} == {True, False}
+
+
+def test_what_the_opposite_takes_back_is_not_offered_again_for_a_while() -> None:
+    run = edited((4 * THRIFT, 1.0), wanted=[GROW, SHRINK])
+    assert ["grow_heads" in kinds for kinds in offered(run)] == [True, True, False]
+    assert all("shrink_heads" in kinds for kinds in offered(run))
+
+
+def test_after_a_shift_the_opposite_takes_nothing_back() -> None:
+    run = Run(Queued(GROW, "keep", SHRINK))
+    run.live(int(1.5 * THRIFT))
+    run.shift()
+    run.live(4 * THRIFT)
+    assert len(offered(run)) > 3 and all("grow_heads" in kinds for kinds in offered(run))
+
+
+def test_setbacks_are_part_of_the_state() -> None:
+    run, again = edited((2 * THRIFT, 1.0), wanted=[GROW, SHRINK]), Run(Queued())
+    again.controller.load_state(json.loads(json.dumps(run.controller.state())))
+    assert again.controller.setbacks == run.controller.setbacks
+    assert again.controller.setbacks.barred("grow_heads", run.row)
 
 
 def test_patience_is_part_of_the_state() -> None:
