@@ -30,6 +30,7 @@ from planaria.control import controller as controlling
 from planaria.control.controller import Controller
 from planaria.control.features import GROUPS, NAMES
 from planaria.control.learned import LearnedJudge
+from planaria.control.setbacks import Setbacks
 from planaria.control.value import SHIPPED
 from planaria.meta.campaign import gathered, write_whole
 from planaria.meta.episodes import BLOCK_STEPS, BLOCKS
@@ -40,7 +41,7 @@ from planaria.meta.training import regret, train
 from planaria.morph import surgery
 
 OUT = RESULTS.with_name("ablations.json")
-_FIRST_SEED, _STREAMS = 800_000, 12
+_FIRST_SEED, _STREAMS = 800_000, 16
 
 
 def _untreated(*arguments: Any, **named: Any) -> list[Any]:
@@ -53,6 +54,7 @@ MACHINERY: dict[str, Callable[[], Any]] = {
     "compensation on shrinking": lambda: patch.object(surgery, "refit_output_projection", lambda *a, **n: None),
     "maturity": lambda: patch.object(Controller, "_mature", lambda *a: True),
     "rollback": lambda: patch.object(controlling.rollback, "doubtful", lambda *a: False),
+    "setbacks": lambda: patch.object(Setbacks, "barred", lambda *a: False),
     "learning from its outcomes": lambda: patch.object(LearnedJudge, "learn", lambda *a: None),
     "fresh heads' own second moments": lambda: patch.object(surgery, "FRESH_HEAD_MOMENT", 1.0),
 }

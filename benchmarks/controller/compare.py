@@ -118,11 +118,14 @@ def main() -> None:
         (LIBRARY_OFF, {"library": 0}),
     ):
         free.append(replace(ours, name=name, settings={**(ours.settings or {}), **change}))
-    if arguments.second:
-        free.append(replace(ours, name="other meta-training seed", value=arguments.second.read_bytes()))
-    if arguments.pooled:
-        free.append(replace(ours, name="pooled training", value=arguments.pooled.read_bytes()))
     mine = arena.rows("ours", free, arguments.families, seeds, {})
+    for stage, name, path in (
+        ("second", "other meta-training seed", arguments.second),
+        ("pooled", "pooled training", arguments.pooled),
+    ):
+        if path:
+            other = replace(ours, name=name, value=path.read_bytes())
+            mine.update(arena.rows(stage, [other], arguments.families, seeds, {}))
     extra = {family: extra_rows(mine["ours"], family) for family in arguments.families}
     rivals = [Contestant(f"fixed at {heads}", "keep", start=heads) for heads in SIZES]
     rivals += [
