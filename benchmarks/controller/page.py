@@ -1,4 +1,4 @@
-"""Tables and picture of docs/controller.md from benchmarks/results/controller.json.
+"""Tables and picture of docs/controller.md from benchmarks/results: controller, regret and ablations (.json).
 
 python -m benchmarks.controller.page            # prints the tables, writes docs/images/controller.png
 """
@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
+from benchmarks.controller import ablations, regret
 from benchmarks.controller.compare import RESULTS, SIZES
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -33,6 +34,9 @@ def main() -> None:
     families = sorted({row["family"] for row in results["means"]})
     for line in [*costs(results["means"], families), "", *table(results["comparisons"], families)]:
         print(line)
+    for path, lines in ((regret.RESULTS, regrets), (ablations.OUT, without)):
+        if path.exists():
+            print("", *lines(json.loads(path.read_text())), sep="\n")
     figure, axes = plt.subplots(1, len(families), figsize=(4.2 * len(families), 3.8), constrained_layout=True)
     for axis, family in zip(axes, families, strict=True):
         draw(axis, family, [row for row in results["means"] if row["family"] == family])
@@ -60,6 +64,32 @@ def table(comparisons: Sequence[Mapping[str, Any]], families: Sequence[str]) -> 
     for rival in rivals:
         shown = [cell(cells[family, rival]) for family in families]
         lines.append(f"| {rival} | {' | '.join(shown)} |")
+    return lines
+
+
+def regrets(results: Mapping[str, Any]) -> list[str]:
+    """Nats lost per decision on the test families, by values with and without an inner loop."""
+    names = ("keep", *(f"{mode}, {support} outcomes" for mode in ("anil", "pooled") for support in (0, 16)))
+    lines = [
+        f"| family | decisions | looked ahead | {' | '.join(names)} | ANIL - pooled after 16 |",
+        f"|---|---|---|{'---|' * len(names)}---|",
+    ]
+    for row in results["regret"]:
+        low, high = row["ci95"]
+        lost = " | ".join(f"{row[name]:.4f}" for name in names)
+        difference = f"{row['anil - pooled']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        looked = "yes" if row["looked"] else "no"
+        lines.append(f"| `{row['family']}` | {row['decisions']} | {looked} | {lost} | {difference} |")
+    return lines
+
+
+def without(results: Mapping[str, Any]) -> list[str]:
+    """What is lost without each part: of J in whole runs, and of regret per decision."""
+    lines = ["| without | J without it minus J with it |", "|---|---|"]
+    lines += [f"| {row['without']} | {cell(row)} |" for row in results["machinery"]]
+    columns = [name for name in results["value"][0] if name != "value"]
+    lines += ["", f"| value | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    lines += [f"| {row['value']} | {' | '.join(f'{row[name]:.4f}' for name in columns)} |" for row in results["value"]]
     return lines
 
 
