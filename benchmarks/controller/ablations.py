@@ -41,7 +41,7 @@ from planaria.meta.training import regret, train
 from planaria.morph import surgery
 
 OUT = RESULTS.with_name("ablations.json")
-_FIRST_SEED, _STREAMS = 800_000, 16
+_FIRST_SEED, _STREAMS = 800_000, 12
 
 
 def _untreated(*arguments: Any, **named: Any) -> list[Any]:

@@ -33,7 +33,7 @@ from planaria.meta.training import regret, train
 
 RESULTS = Path(__file__).parents[1] / "results" / "regret.json"
 RATES = (0.0, 0.001, 0.003, 0.01, 0.03)
-_FIRST_SEED, _STREAMS = 950_000, 40
+_FIRST_SEED, _STREAMS = 950_000, 24
 
 
 def main() -> None:
