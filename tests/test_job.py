@@ -106,7 +106,7 @@ MISTAKES = [
     ),
     (
         STREAM + "policy: {learner: {loss: derpp}}",
-        "policy.learner.loss: 'derpp' is not allowed; give er or der++ (did you mean 'der++'?)",
+        "policy.learner.loss: 'derpp' is not allowed; give er, er_ace, der or der++ (did you mean 'der'?)",
     ),
     (
         STREAM + "policy: {learner: {learning_rate: .nan}}",
@@ -126,6 +126,11 @@ MISTAKES = [
     (
         STREAM + "policy: {learner: {loss: der++, memory: {rows: 0}}}",
         "policy.learner: loss is der++ but memory.rows is 0; give the memory rows or choose loss: er",
+    ),
+    (
+        "stream: {source: csv, path: a.csv, features: {numeric: [b]}, target: c, task: regression}\n"
+        "policy: {learner: {loss: er_ace}}",
+        "policy.learner.loss is er_ace, which compares classes, but stream.task is regression; choose er or der++",
     ),
     (STREAM + "scale: {workers: -1}", "scale: workers is -1; give a number of at least 0, or a pair such as [1, 4]"),
     (
@@ -290,7 +295,7 @@ def policies(draw: st.DrawFn) -> Policy:
         learner=draw(
             st.builds(
                 Learner,
-                loss=st.sampled_from(["er", "der++"]),
+                loss=st.sampled_from(["er", "er_ace", "der", "der++"]),
                 memory=st.builds(Memory, rows=st.integers(1, 10**6)),
                 learning_rate=numbers(0, 1),
             )

@@ -271,6 +271,15 @@ class Job(Settings):
     record: Record = Record()
 
     @model_validator(mode="after")
+    def _loss_fits_the_task(self) -> Job:
+        if self.policy.learner.loss == "er_ace" and self.stream.task == "regression":
+            raise ValueError(
+                "policy.learner.loss is er_ace, which compares classes, but stream.task is regression; "
+                "choose er or der++"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _shards_fit_the_batch(self) -> Job:
         if self.scale.shard_count > self.batch_rows:
             raise ValueError(

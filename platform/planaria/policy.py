@@ -166,12 +166,13 @@ class Memory(Settings):
 class Learner(Settings):
     """What is learned from a step's rows and from memory."""
 
-    loss: Literal["er", "der++"] = "er"
-    """er: learn again from remembered rows. der++: and stay near the outputs once given for them."""
+    loss: Literal["er", "er_ace", "der", "der++"] = "er"
+    """er: learn again from remembered rows. er_ace: and let new rows compete among the classes of their own batch only.
+    der: instead of learning remembered rows again, stay near the outputs once given for them; der++: do both."""
     alpha: float = Field(0.3, ge=0)
-    """der++ only: weight of the distance to the remembered outputs."""
+    """der and der++: weight of the distance to the remembered outputs."""
     beta: float = Field(1.0, ge=0)
-    """Weight of the loss on remembered rows."""
+    """Weight of the loss on remembered rows (not in der)."""
     memory: Memory = Memory()
     """What is remembered."""
     replay_ratio: float = Field(1.0, ge=0)
@@ -187,8 +188,8 @@ class Learner(Settings):
 
     @model_validator(mode="after")
     def _has_what_its_loss_needs(self) -> Learner:
-        if self.loss == "der++" and self.memory.rows == 0:
-            raise ValueError("loss is der++ but memory.rows is 0; give the memory rows or choose loss: er")
+        if self.loss != "er" and self.memory.rows == 0:
+            raise ValueError(f"loss is {self.loss} but memory.rows is 0; give the memory rows or choose loss: er")
         return self
 
 

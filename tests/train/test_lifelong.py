@@ -161,7 +161,8 @@ def test_shards_change_the_curve_only_by_rounding(table: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "learner", [{"loss": "der++"}, {"optimizer": "sgd", "learning_rate": 0.01}, {"replay_ratio": 0.0}]
+    "learner",
+    [{"loss": "der++"}, {"loss": "er_ace"}, {"optimizer": "sgd", "learning_rate": 0.01}, {"replay_ratio": 0.0}],
 )
 def test_every_learner_learns(learner: dict[str, Any], table: Path) -> None:
     run = _open(

@@ -1,7 +1,8 @@
 """What is learned from a step: replay memory, continual-learning losses, optimizers."""
 
-from planaria.learn.losses import ReplayLoss, build_replay_loss, row_error, row_loss
+from planaria.learn.losses import row_error, row_loss
 from planaria.learn.memory import DOUBTFUL, ReplayMemory
+from planaria.learn.objectives import Objective, build_objective
 from planaria.learn.optimizers import (
     build_optimizer,
     load_optimizer_tensors,
@@ -13,10 +14,10 @@ from planaria.learn.optimizers import (
 
 __all__ = [
     "DOUBTFUL",
-    "ReplayLoss",
+    "Objective",
     "ReplayMemory",
+    "build_objective",
     "build_optimizer",
-    "build_replay_loss",
     "load_optimizer_tensors",
     "optimizer_tensors",
     "replace_parameter",

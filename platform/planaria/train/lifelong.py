@@ -39,8 +39,8 @@ from planaria.job import Job
 from planaria.learn import (
     DOUBTFUL,
     ReplayMemory,
+    build_objective,
     build_optimizer,
-    build_replay_loss,
     load_optimizer_tensors,
     optimizer_tensors,
     replace_parameter,
@@ -83,7 +83,7 @@ class Lifelong:
         self.shards = job.scale.shard_count
         policy = job.policy
         self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, policy.controller.kind != "none")
-        self.replay_loss = build_replay_loss(policy.learner)
+        self.objective = build_objective(policy.learner)
         self.monitor = ShiftMonitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
         self.controller = Controller(policy, job.model.layers, job.seed, judge_for(policy.controller))
@@ -255,10 +255,11 @@ class Lifelong:
         loss = row_loss(self.task, output, target, self.model.output.spread)
         count = high - low
         learned = torch.from_numpy(~rows.held_out[low:high]).to(self.device)
-        objective = (loss[:count] * learned).sum() / max(1, int((~rows.held_out).sum()))
+        fresh_loss = self.objective.fresh(output[:count], target[:count], loss[:count], rows.target)
+        objective = (fresh_loss * learned).sum() / max(1, int((~rows.held_out).sum()))
         if len(slots):
             remembered = torch.from_numpy(self.memory.remembered_outputs(slots, outputs)).to(self.device)
-            replayed = self.replay_loss(*self._in_loss_units(output[count:], target[count:], remembered), loss[count:])
+            replayed = self.objective.replayed(*self._in_loss_units(output[count:], remembered), loss[count:])
             objective = objective + replayed.sum() / len(replay)
         objective.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
@@ -615,12 +616,12 @@ class Lifelong:
     def _target(self, target: npt.NDArray[Any]) -> Tensor:
         return _tensor(target).to(self.device)
 
-    def _in_loss_units(self, output: Tensor, target: Tensor, remembered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _in_loss_units(self, output: Tensor, remembered: Tensor) -> tuple[Tensor, Tensor]:
         """Regression outputs in units of the target's spread, so that distances to them compare with the loss."""
         if self.task == "classification":
-            return output, target, remembered
+            return output, remembered
         spread = self.model.output.spread.to(output.dtype)
-        return output / spread, target, remembered / spread
+        return output / spread, remembered / spread
 
 
 def _tensor(column: npt.NDArray[Any]) -> Tensor:
