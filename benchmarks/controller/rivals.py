@@ -3,7 +3,7 @@ and measurements from the same controller, at the same times."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planaria.control.features import NAMES, features, scale_of
-from planaria.control.judge import Known, Look, Outcome, Situation, Verdict
+from planaria.control.judge import Look, Outcome, Situation, Verdict
 from planaria.meta.experience import Experience
 from planaria.meta.simulate import SimStream
 from planaria.signals import Candidate
@@ -36,12 +36,6 @@ class Rival:
 
     def inherit(self, state: Mapping[str, Any]) -> None:
         """Rivals begin with nothing."""
-
-    def lend(self) -> list[Known]:
-        return []
-
-    def borrow(self, known: Sequence[Known]) -> None:
-        """Rivals are alone."""
 
     def state(self) -> dict[str, Any]:
         return {}

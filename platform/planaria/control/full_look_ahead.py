@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from planaria.control.decide import choose
-from planaria.control.judge import Known, Look, Outcome, Situation, Verdict
+from planaria.control.judge import Look, Outcome, Situation, Verdict
 from planaria.control.ledger import Ledger
 from planaria.control.look_ahead import score
 from planaria.errors import InputError
@@ -35,12 +35,6 @@ class FullLookAhead:
 
     def inherit(self, state: Mapping[str, Any]) -> None:
         self.load_state(state)
-
-    def lend(self) -> list[Known]:
-        return []  # its ledger counts in nats of its own stream
-
-    def borrow(self, known: Sequence[Known]) -> None:
-        """Nothing is lent that it could use."""
 
     def state(self) -> dict[str, Any]:
         return {"ledger": self.ledger.state()}

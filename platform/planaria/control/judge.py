@@ -75,12 +75,6 @@ class Judge(Protocol):
     def inherit(self, state: Mapping[str, Any]) -> None:
         """Begin with what the judge of another run had learned. Raises InputError where that was another kind."""
 
-    def lend(self) -> list[Known]:
-        """What it has learned from its own run, for others."""
-
-    def borrow(self, known: Sequence[Known]) -> None:
-        """Learn from what others lend, in place of what was borrowed before."""
-
     def state(self) -> dict[str, Any]: ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:

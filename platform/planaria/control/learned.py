@@ -73,9 +73,11 @@ class LearnedJudge:
         self.load_state({**state, "open": [], "borrowed": []})
 
     def lend(self) -> list[Known]:
+        """What it has learned from its own run, for others."""
         return list(zip(self.features_SX, self.return_S, strict=True))
 
     def borrow(self, known: Sequence[Known]) -> None:
+        """Learn from what others lend, in place of what was borrowed before."""
         borrowed = [(list(row), value) for row, value in known]
         if borrowed != self.borrowed:
             self.borrowed = borrowed

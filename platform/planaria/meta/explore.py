@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from planaria.control.judge import Judge, Known, Look, Outcome, Situation, Verdict
+from planaria.control.judge import Judge, Look, Outcome, Situation, Verdict
 
 
 class Exploring:
@@ -39,12 +39,6 @@ class Exploring:
 
     def inherit(self, state: Mapping[str, Any]) -> None:
         """Nothing is kept: exploring is for simulations."""
-
-    def lend(self) -> list[Known]:
-        return []
-
-    def borrow(self, known: Sequence[Known]) -> None:
-        """Nothing is shared: exploring is for simulations."""
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -29,6 +29,7 @@ from planaria.blueprint import BEFORE_EDIT, Blueprint, Edit, GrowOutputs, Restor
 from planaria.control import Controller, Evidence, Measurement, Trial
 from planaria.control.judge import Exchange
 from planaria.control.judges import judge_for
+from planaria.control.learned import LearnedJudge
 from planaria.control.library import Snapshot, Weights
 from planaria.control.propose import price_of
 from planaria.control.recall import RECALL
@@ -340,6 +341,7 @@ class Lifelong:
 
     def _exchange(self) -> None:
         judge = self.controller.judge
+        assert isinstance(judge, LearnedJudge), "as the policy sees to"
         borrowed = self.group.share(self.exchange(judge.lend()))
         if borrowed is not None:
             judge.borrow(borrowed)
