@@ -292,7 +292,8 @@ def to_json(value: Any) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
-    """Let `write` fill a neighbouring file, then rename it over `path`. Raises RunError where that fails."""
+    """Let `write` fill a neighbouring file, then rename it over `path`, in a run's folder. Raises RunError where that
+    fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -301,7 +302,7 @@ def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        what_to_do = "free some space or make the folder writable, then resume the run"
+        what_to_do = f"free some space or mend the folder's rights, then `planaria resume {path.parent}`"
         raise RunError(f"{path}: cannot be written ({error.strerror or error}); {what_to_do}") from None
 
 
