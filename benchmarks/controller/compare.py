@@ -1,11 +1,12 @@
 """The learned controller against its rivals, on kinds of stream that neither meta-training nor tuning has seen.
 
 Every family's streams are lived through by every contestant: the same rows, the same reports of shifts, the same first
-weights. Rivals learn from as many more rows at each step as the learned controller's decisions cost it on that family.
-Thresholds are tuned on the families that the value was meta-trained on, what the learned controller is free to choose
-on the validation families; the bandit begins with all of the value's experience (where the meta-training's folder is
-there). Cost J = prequential cross-entropy + price x mean heads / 6. Where nothing has to change, in `virtual` and in
-`stationary` streams, ours is held against its first size.
+weights. All cost the same: what the learned controller's decisions cost it on a family beyond a rival's own, the rival
+learns from as more rows at each step. Thresholds are tuned on the families that the value was meta-trained on, what the
+learned controller is free to choose on the validation families, with as many trials: of those within one standard error
+of the best, the one that costs least. The bandit begins with all of the value's experience (where the meta-training's
+folder is there). Cost J = prequential cross-entropy + price x mean heads / 6. Where nothing has to change, in `virtual`
+and in `stationary` streams, ours is held against its first size.
 
     python -m benchmarks.controller.compare            # 20 streams a family; writes benchmarks/results/controller.json
 """
@@ -35,8 +36,13 @@ from planaria.meta.families import SPLIT
 from planaria.meta.script import BATCH_ROWS, REPLAY_ROWS, REPLAYED
 
 RESULTS = Path(__file__).parents[1] / "results" / "controller.json"
-TRIALS = 24
-"""Settings of the thresholds that are tried; of ours there are 8."""
+STARTS = (2, 3, 4)
+CERTAINTIES = (0.5, 1.0, 2.0, 4.0)
+DOUBTS = (0.1, 0.5)
+TRIALS = len(STARTS) * len(CERTAINTIES) * len(DOUBTS)
+"""Settings that are tried, of ours and of the thresholds."""
+OWN_COST_STREAMS = 10
+"""On which it is measured what a rival's own decisions cost."""
 SIZES = (1, 2, 3, 4, 5, 6)
 QUIET = {"virtual": 20, "stationary": 6}
 """Families in which nothing has to change, and streams of each."""
@@ -106,7 +112,7 @@ def main() -> None:
     arena = Arena(arguments.work, arguments.processes, console)
     value = arguments.value.read_bytes()
     ours = tuned_ours(arena, Contestant("ours", "learned", value=value))
-    thresholds = tuned_thresholds(arena, ours.start)
+    thresholds = tuned_thresholds(arena)
     bandit = warm_bandit(arguments.experience, ours.start) if arguments.experience.is_dir() else None
     if bandit is None:
         console.print(f"{arguments.experience}: not there, so no LinUCB; `make meta-train` makes it")
@@ -126,20 +132,29 @@ def main() -> None:
         if path:
             other = replace(ours, name=name, value=path.read_bytes())
             mine.update(arena.rows(stage, [other], arguments.families, seeds, {}))
-    extra = {family: extra_rows(mine["ours"], family) for family in arguments.families}
     rivals = [Contestant(f"fixed at {heads}", "keep", start=heads) for heads in SIZES]
     rivals += [
         Contestant(name, kind, start=ours.start) for name, kind in (("always grow", "grow"), ("random", "random"))
     ]
-    rivals += [thresholds]
-    rivals += [Contestant("oracle of demand", "oracle", start=ours.start)]
+    rivals += [thresholds, Contestant("oracle of demand", "oracle", start=ours.start)]
     rivals += [bandit] if bandit else []
-    theirs = arena.rows("rivals", rivals, arguments.families, seeds, extra)
+    own = arena.rows("own-cost", rivals, arguments.families, seeds[:OWN_COST_STREAMS], {})
+    extra = {
+        rival.name: {family: extra_rows(mine["ours"], own[rival.name], family) for family in arguments.families}
+        for rival in rivals
+    }
+    theirs: Rows = {}
+    for rival in rivals:
+        stage = f"rivals-{rival.name.replace(' ', '-')}"
+        theirs.update(arena.rows(stage, [rival], arguments.families, seeds, extra[rival.name]))
     results = {
         "comparisons": list(comparisons(mine, theirs, arguments.families)),
         "nothing_to_change": list(where_nothing_changes(arena, ours)),
         "extra_rows_of_rivals": extra,
-        "chosen": {"ours": {"start": ours.start, **(ours.settings or {})}, "thresholds": asdict_of(thresholds)},
+        "chosen": {
+            "ours": {"start": ours.start, **(ours.settings or {})},
+            "thresholds": {"start": thresholds.start, **asdict_of(thresholds)},
+        },
         "streams": arguments.streams,
         "seeds": [seeds.start, seeds.stop],
         "means": means({**mine, **theirs}, arguments.families),
@@ -149,26 +164,34 @@ def main() -> None:
 
 
 def tuned_ours(arena: Arena, ours: Contestant) -> Contestant:
-    """What is free to choose, by J on the validation families."""
+    """What is free to choose, on the validation families: the cheapest of those whose J is within one standard error of
+    the best (paired by stream)."""
     tried = [
-        replace(ours, name=f"{start}/{certainty}/{weight}", start=start, settings=settings(certainty, weight))
-        for start in (3, 4)
-        for certainty in (0.0, 0.5)
-        for weight in (0.0, 0.5)
+        replace(ours, name=f"{start}/{certainty}/{doubt}", start=start, settings=settings(certainty, doubt))
+        for start in STARTS
+        for certainty in CERTAINTIES
+        for doubt in DOUBTS
     ]
     rows = arena.rows("tune-ours", tried, SPLIT["validation"], range(_TUNING_SEED, _TUNING_SEED + 8), {})
-    best = min(tried, key=lambda contestant: mean_cost(rows[contestant.name]))
-    return replace(best, name="ours")
+    best = rows[min(tried, key=lambda contestant: mean_cost(rows[contestant.name])).name]
+    level = [contestant for contestant in tried if within_one_error(rows[contestant.name], best)]
+    cheapest = min(level, key=lambda contestant: float(np.mean([row["extra"] for row in rows[contestant.name]])))
+    return replace(cheapest, name="ours")
 
 
-def settings(certainty: float, memory_weight: float) -> dict[str, Any]:
-    return {"certainty": certainty, "memory_weight": memory_weight}
+def within_one_error(rows: Sequence[dict[str, Any]], best: Sequence[dict[str, Any]]) -> bool:
+    difference = np.array([row["J"] - other["J"] for row, other in zip(rows, best, strict=True)])
+    return bool(difference.mean() <= difference.std(ddof=1) / math.sqrt(len(difference)))
 
 
-def tuned_thresholds(arena: Arena, start: int) -> Contestant:
+def settings(certainty: float, doubt: float) -> dict[str, Any]:
+    return {"certainty": certainty, "doubt": doubt, "memory_weight": 0.0}
+
+
+def tuned_thresholds(arena: Arena) -> Contestant:
     random = np.random.default_rng(0)
     tried = [
-        Contestant(f"threshold {n}", "threshold", start=start, thresholds=Thresholds.drawn(random))
+        Contestant(f"threshold {n}", "threshold", start=int(random.choice(STARTS)), thresholds=Thresholds.drawn(random))
         for n in range(TRIALS)
     ]
     rows = arena.rows("tune-thresholds", tried, SPLIT["meta_train"], range(_TUNING_SEED, _TUNING_SEED + 5), {})
@@ -184,11 +207,11 @@ def mean_cost(rows: Sequence[dict[str, Any]]) -> float:
     return float(np.mean([row["J"] for row in rows]))
 
 
-def extra_rows(rows: Sequence[dict[str, Any]], family: str) -> float:
-    """Rows more that rivals learn from at each step, on average: what decisions cost, in rows of training."""
-    cost = float(np.mean([row["extra"] for row in rows if row["family"] == family]))
+def extra_rows(ours: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]], family: str) -> float:
+    """Rows more that a rival learns from at each step, on average, so that it costs what ours does."""
+    mine, rivals = (float(np.mean([row["extra"] for row in of(rows, family)])) for rows in (ours, own))
     usual = BATCH_ROWS + (REPLAY_ROWS if family in REPLAYED else 0)
-    return round(cost * usual, 3)
+    return round(max(0.0, mine - rivals) * usual, 3)
 
 
 def comparisons(mine: Rows, theirs: Rows, families: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -116,7 +116,7 @@ class Controller(Settings):
     id in this job's store, or the name of a run that goes on in this cluster."""
     shared: str | None = None
     """learned: share what edits brought, while they run, with all runs of this cluster that give the same name."""
-    doubt: float = Field(0.5, ge=0)
+    doubt: float = Field(0.1, ge=0)
     """learned: an edit is looked ahead on where its value may be the best within so many standard deviations."""
     most_looks: int = Field(2, ge=1)
     """learned: edits that a decision looks ahead on, at most."""
@@ -144,7 +144,7 @@ class Controller(Settings):
     look_ahead_weight: float = Field(0.4, gt=0, le=1)
     """look_ahead: how much of what the look-ahead sees after its few steps is left on average until the next decision:
     losses and gains of a treatment or a removal fade as learning goes on, prices do not."""
-    certainty: float = Field(0.25, ge=0)
+    certainty: float = Field(1.0, ge=0)
     """An edit must beat keeping by this many standard errors."""
 
     @model_validator(mode="after")

@@ -119,7 +119,9 @@ class Still:
         self.tried += [candidate.name for candidate in candidates]
         return [Trial(np.ones(HELD_RECENT, np.float32), np.ones(HELD_MEMORY, np.float32)) for _ in candidates]
 
-    def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
+    def hindsight(
+        self, concepts: Sequence[int], rows: int, remembered: int = 0, bias_fitted: bool = False
+    ) -> list[Trial]:
         assert list(concepts) == [BEFORE_EDIT], "nothing else is kept that could be restored"
         return [Trial(np.full(rows, loss, np.float32), np.zeros(0, np.float32)) for loss in (1.0, 0.5)]
 

@@ -53,10 +53,12 @@ class Bench(Protocol):
     def kept(self) -> Mapping[int, Blueprint]:
         """What can be restored: concepts of the library, and BEFORE_EDIT where an edit's outcome is open."""
 
-    def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
-        """What the live model, and after it each kept state, loses on the newest `rows` rows and on up to `remembered`
-        rows that were never replayed: NaN for those whose labels contradict the concept. Forward only, spread over the
-        workers; equal on all of them."""
+    def hindsight(
+        self, concepts: Sequence[int], rows: int, remembered: int = 0, bias_fitted: bool = False
+    ) -> list[Trial]:
+        """What the live model, and after it each kept state, loses on the newest `rows` rows (each with its output's
+        bias fitted to them, or as it is) and on up to `remembered` rows that were never replayed: NaN for those whose
+        labels contradict the concept. Forward only, spread over the workers; equal on all of them."""
 
     def seconds(self) -> float:
         """A clock, for the record alone."""
@@ -221,7 +223,7 @@ class Controller:
         candidates = self._scored_entries(bench, rows)
         chosen = recall.recalled(candidates)
         if chosen is not None and chosen.edit is not None:  # only now, as few get here: what would be forgotten
-            trials = bench.hindsight([chosen.edit["concept"]], rows, remembered=USUAL_MEMORY)
+            trials = bench.hindsight([chosen.edit["concept"]], rows, remembered=USUAL_MEMORY, bias_fitted=True)
             self.passes_recalling += sum(len(trial.recent_R) + len(trial.memory_M) for trial in trials)
             weighed = recall.scored([candidates[0], chosen], trials, self.policy.controller.memory_weight)
             candidates = [weighed[1] if candidate is chosen else candidate for candidate in candidates]
@@ -273,7 +275,7 @@ class Controller:
 
     def _scored(self, candidates: list[Candidate], bench: Bench, rows: int) -> list[Candidate]:
         concepts = [candidate.edit["concept"] for candidate in candidates if candidate.edit is not None]
-        trials = bench.hindsight(concepts, rows)
+        trials = bench.hindsight(concepts, rows, bias_fitted=True)
         self.passes_recalling += sum(len(trial.recent_R) for trial in trials)
         return recall.scored(candidates, trials)
 

@@ -1,6 +1,6 @@
 """What is learned from a step: replay memory, continual-learning losses, optimizers."""
 
-from planaria.learn.losses import row_error, row_loss
+from planaria.learn.losses import row_error, row_loss, row_loss_bias_fitted
 from planaria.learn.memory import DOUBTFUL, ReplayMemory
 from planaria.learn.objectives import Objective, build_objective
 from planaria.learn.optimizers import (
@@ -25,4 +25,5 @@ __all__ = [
     "reset_moments",
     "row_error",
     "row_loss",
+    "row_loss_bias_fitted",
 ]

@@ -10,7 +10,7 @@ Legend: P episodes or branches, B fresh rows of a step, K candidates, C classes,
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from planaria.control.library import ConceptLibrary, Snapshot
 from planaria.control.recall import RECALL
 from planaria.control.rollback import ROLLBACK, holds_before
 from planaria.learn import build_optimizer
-from planaria.learn.losses import row_loss
+from planaria.learn.losses import row_loss, row_loss_bias_fitted
 from planaria.meta.population import Population
 from planaria.meta.script import BATCH_ROWS, Script, rows_of_step
 from planaria.meta.simulate import HEAD_WIDTH, MAX_HEADS, MLP_WIDTH, WIDTH, SimStream, Source
@@ -232,7 +232,9 @@ class Episode:
         kept = {concept: entry.snapshot.blueprint for concept, entry in self.library.entries.items()}
         return kept if self.before is None else {**kept, BEFORE_EDIT: self.before[0].blueprint}
 
-    def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
+    def hindsight(
+        self, concepts: Sequence[int], rows: int, remembered: int = 0, bias_fitted: bool = False
+    ) -> list[Trial]:
         newest = np.arange(max(0, self.row - rows), self.row)
         held = self.script.memory(self.step)
         slots = held.held(remembered, self.step) if remembered else np.zeros(0, np.int64)
@@ -241,14 +243,16 @@ class Episode:
         for concept in concepts:
             known = self.before[0] if concept == BEFORE_EDIT and self.before is not None else None
             models.append(known or _model_of(self.library.entries[concept].snapshot))
-        return [Trial(self._losses(model, newest), self._losses(model, old)) for model in models]
+        newest_loss = row_loss_bias_fitted if bias_fitted else row_loss
+        return [Trial(self._losses(model, newest, newest_loss), self._losses(model, old, row_loss)) for model in models]
 
     @torch.no_grad()
-    def _losses(self, model: ElasticTransformer, rows: Integers) -> Floats:
+    def _losses(self, model: ElasticTransformer, rows: Integers, loss: Callable[..., Tensor]) -> Floats:
         if not len(rows):
             return np.zeros(0, np.float32)
         target = torch.from_numpy(self.stream.target[rows])
-        return np.asarray(_row_loss(model, tensors(self.stream, rows), target).numpy())
+        losses = loss("classification", model(tensors(self.stream, rows)), target, torch.ones(()))
+        return np.asarray(losses.numpy())
 
     def seconds(self) -> float:
         return time.perf_counter()

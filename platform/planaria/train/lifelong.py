@@ -48,6 +48,7 @@ from planaria.learn import (
     replace_with_state,
     row_error,
     row_loss,
+    row_loss_bias_fitted,
 )
 from planaria.model import ElasticTransformer, build
 from planaria.morph import Follow, operate
@@ -492,23 +493,29 @@ class Lifelong:
     def kept(self) -> Mapping[int, Blueprint]:
         return self.recollection.blueprints
 
-    def hindsight(self, concepts: Sequence[int], rows: int, remembered: int = 0) -> list[Trial]:
+    def hindsight(
+        self, concepts: Sequence[int], rows: int, remembered: int = 0, bias_fitted: bool = False
+    ) -> list[Trial]:
         first = max(0, self.row - rows)
         newest = self.stream.read(first, self.row - first)
         at = np.flatnonzero(~newest.held_out)
         slots = self.memory.held(remembered, self.step, excluded=True)
-        recent = newest.select(at)
-        features = self._tensors(_join(recent, self.memory.select(slots)) if len(slots) else recent)
+        rows_new = newest.select(at)
+        features = self._tensors(_join(rows_new, self.memory.select(slots)) if len(slots) else rows_new)
         target = self._target(np.concatenate((newest.target[at], self.memory.target[slots])))
 
         def lost(number: int) -> Trial:
             model = self.model if number == 0 else self._as_kept(concepts[number - 1])
-            with torch.no_grad():
-                loss = self._row_loss(model, features, target).float().cpu().numpy()
+            with torch.no_grad(), self._precision():
+                output = model(features).float()
+            spread, new, old = self.model.output.spread, slice(len(at)), slice(len(at), None)
+            recent_loss = row_loss_bias_fitted if bias_fitted else row_loss
+            recent = recent_loss(self.task, output[new], target[new], spread).cpu().numpy()
+            memory = row_loss(self.task, output[old], target[old], spread).cpu().numpy()
             if number:
                 excluded = self._excluded_in(concepts[number - 1])
-                loss[len(at) :][np.isin(self.memory.concept[slots], list(excluded))] = np.nan
-            return Trial(loss[: len(at)], loss[len(at) :])
+                memory[np.isin(self.memory.concept[slots], list(excluded))] = np.nan
+            return Trial(recent, memory)
 
         return self.group.spread(1 + len(concepts), lost)
 
