@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from planaria.control.library import Entry, Snapshot
 from planaria.errors import InputError, RunError
 from planaria.job import Job
 from planaria.model import load_model
@@ -171,6 +172,24 @@ def test_every_learner_learns(learner: dict[str, Any], table: Path) -> None:
     run.begin()
     _live(run)
     assert run.controller.pulse.loss_fast < np.log(2)
+
+
+@pytest.mark.parametrize("target", [{"target": "y"}, {"target": "value", "task": "regression"}])
+def test_a_kept_model_that_only_expects_other_frequencies_knows_no_better(target: dict[str, str], table: Path) -> None:
+    run = _open(_job(table, stream=target))
+    run.begin()
+    _live(run, 40)
+    snapshot = Snapshot.of(run.model, run.blueprint, run.controller.births, run.row)
+    bias = next(name for name in snapshot.weights if name.endswith("output.bias"))
+    leaning = snapshot.weights[bias].clone()
+    leaning[0] += 2
+    run.recollection.library.entries[7] = Entry(replace(snapshot, weights={**snapshot.weights, bias: leaning}), 0)
+
+    as_it_is = [trial.recent_R.mean() for trial in run.hindsight([7], 128)]
+    fitted = [trial.recent_R.mean() for trial in run.hindsight([7], 128, bias_fitted=True)]
+
+    assert as_it_is[1] > 1.2 * as_it_is[0]
+    assert fitted[1] == pytest.approx(fitted[0], rel=0.1)
 
 
 def test_regression_is_scored_in_the_targets_units(table: Path) -> None:
