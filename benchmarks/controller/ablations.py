@@ -22,7 +22,7 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
-from benchmarks.controller.compare import NOTHING, RESULTS, compared
+from benchmarks.controller.compare import RESULTS, compared
 from benchmarks.controller.lives import EVERYTHING, Contestant, run
 from rich.console import Console
 
@@ -59,7 +59,12 @@ MACHINERY: dict[str, Callable[[], Any]] = {
     "fresh heads' own second moments": lambda: patch.object(surgery, "FRESH_HEAD_MOMENT", 1.0),
 }
 """What is left out, and how."""
-SETTINGS = {"library": {"library": 0}, "look-ahead": NOTHING, "thrift in looking ahead": EVERYTHING}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "library": {"library": 0},
+    "looking ahead": {"doubt": 0.0},
+    "restraint in looking ahead: doubt 0.5": {"doubt": 0.5},
+    "restraint in looking ahead: everything": EVERYTHING,
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def main() -> None:
 
 def _measured(ours: Contestant, work: Path, without: str) -> list[dict[str, Any]]:
     """A row of figures for every stream of the validation families, in a process of its own."""
-    path = work / f"without-{without.replace(' ', '-')}.json"
+    path = work / f"without-{without.replace(' ', '-').replace(':', '')}.json"
     if path.exists():
         kept: list[dict[str, Any]] = json.loads(path.read_text())
         return kept

@@ -46,8 +46,6 @@ OWN_COST_STREAMS = 10
 SIZES = (1, 2, 3, 4, 5, 6)
 QUIET = {"virtual": 20, "stationary": 6}
 """Families in which nothing has to change, and streams of each."""
-NOTHING = {"most_looks": 1, "doubt": 0.0}
-"""Of a learned judge that all but never looks ahead."""
 OPTIMISM = 0.03
 """Of the bandit, in relative loss for a standard deviation. Not tuned: it begins warm."""
 LIBRARY_OFF = "without the library"
@@ -118,11 +116,7 @@ def main() -> None:
         console.print(f"{arguments.experience}: not there, so no LinUCB; `make meta-train` makes it")
     seeds = range(_TEST_SEED, _TEST_SEED + arguments.streams)
     free = [ours]
-    for name, change in (
-        ("full look-ahead", EVERYTHING),
-        ("never looks ahead", NOTHING),
-        (LIBRARY_OFF, {"library": 0}),
-    ):
+    for name, change in (("full look-ahead", EVERYTHING), (LIBRARY_OFF, {"library": 0})):
         free.append(replace(ours, name=name, settings={**(ours.settings or {}), **change}))
     mine = arena.rows("ours", free, arguments.families, seeds, {})
     for stage, name, path in (
