@@ -106,7 +106,8 @@ MISTAKES = [
     ),
     (
         STREAM + "policy: {learner: {loss: derpp}}",
-        "policy.learner.loss: 'derpp' is not allowed; give er, er_ace, der or der++ (did you mean 'der'?)",
+        "policy.learner.loss: 'derpp' is not allowed; give naive, er, er_ace, der, der++ or a_gem "
+        "(did you mean 'der'?)",
     ),
     (
         STREAM + "policy: {learner: {learning_rate: .nan}}",

@@ -163,12 +163,30 @@ class Memory(Settings):
     """Where the present labels contradict those of an earlier concept, its rows are not replayed while that lasts."""
 
 
+class Protection(Settings):
+    """What keeps old knowledge beside replay. It takes effect at the shifts that the detector reports."""
+
+    kind: Literal["ewc", "si", "lwf"] = "ewc"
+    """ewc, si: pull every weight back to where it was at the newest shift, by how much it mattered until then. lwf:
+    keep to what the model of the newest shift says of new rows."""
+    weight: float = Field(1.0, ge=0)
+    """Of the pull, or of the distance to the earlier model's answers."""
+    decay: float = Field(0.95, ge=0, le=1)
+    """ewc: what is left of the importance gathered before, at every shift."""
+    temperature: float = Field(2.0, gt=0)
+    """lwf: that of the answers; higher ones count the less likely classes more."""
+
+
 class Learner(Settings):
     """What is learned from a step's rows and from memory."""
 
-    loss: Literal["er", "er_ace", "der", "der++"] = "er"
-    """er: learn again from remembered rows. er_ace: and let new rows compete among the classes of their own batch only.
-    der: instead of learning remembered rows again, stay near the outputs once given for them; der++: do both."""
+    loss: Literal["naive", "er", "er_ace", "der", "der++", "a_gem"] = "er"
+    """naive: learn from new rows alone. er: learn again from remembered rows. er_ace: and let new rows compete among
+    the classes of their own batch only. der: instead of learning remembered rows again, stay near the outputs once
+    given for them; der++: do both. a_gem: learn from new rows, but in no direction that would raise the loss on
+    remembered ones."""
+    protect: Protection | None = None
+    """What keeps old knowledge beside replay, if anything."""
     alpha: float = Field(0.3, ge=0)
     """der and der++: weight of the distance to the remembered outputs."""
     beta: float = Field(1.0, ge=0)
@@ -188,7 +206,7 @@ class Learner(Settings):
 
     @model_validator(mode="after")
     def _has_what_its_loss_needs(self) -> Learner:
-        if self.loss != "er" and self.memory.rows == 0:
+        if self.loss not in ("naive", "er") and self.memory.rows == 0:
             raise ValueError(f"loss is {self.loss} but memory.rows is 0; give the memory rows or choose loss: er")
         return self
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from planaria.blueprint import GrowHeads
 from planaria.control.library import Entry, Snapshot
 from planaria.errors import InputError, RunError
 from planaria.job import Job
@@ -163,7 +164,17 @@ def test_shards_change_the_curve_only_by_rounding(table: Path) -> None:
 
 @pytest.mark.parametrize(
     "learner",
-    [{"loss": "der++"}, {"loss": "er_ace"}, {"optimizer": "sgd", "learning_rate": 0.01}, {"replay_ratio": 0.0}],
+    [
+        {"loss": "der++"},
+        {"loss": "er_ace"},
+        {"loss": "a_gem"},
+        {"loss": "naive", "memory": {"rows": 0}},
+        {"loss": "naive", "protect": {"kind": "ewc"}},
+        {"protect": {"kind": "si", "weight": 0.1}},
+        {"protect": {"kind": "lwf"}},
+        {"optimizer": "sgd", "learning_rate": 0.01},
+        {"replay_ratio": 0.0},
+    ],
 )
 def test_every_learner_learns(learner: dict[str, Any], table: Path) -> None:
     run = _open(
@@ -172,6 +183,40 @@ def test_every_learner_learns(learner: dict[str, Any], table: Path) -> None:
     run.begin()
     _live(run)
     assert run.controller.pulse.loss_fast < np.log(2)
+
+
+PROTECTED = [{"loss": "a_gem"}, *({"protect": {"kind": kind, "weight": 0.1}} for kind in ("ewc", "si", "lwf"))]
+
+
+@pytest.mark.parametrize("learner", PROTECTED)
+def test_what_protects_survives_shifts_edits_and_a_resume(learner: dict[str, Any], table: Path) -> None:
+    job = _job(table, {"learner": {**POLICY["learner"], **learner}})
+    whole, cut = _open(job), _open(job)
+    for run in (whole, cut):
+        run.begin()
+        _live(run, 80)
+        assert run.account.totals.shifts >= 1
+        run._edit(GrowHeads(0, 1), "test", "so that there is an edit after the shift")
+        run.controller.births[0].append(run.row)
+        _live(run, 90)
+    again = _open(job)
+    again.load_state(cut.state())
+    for run in (again, whole):
+        _live(run)
+    assert _everything(again) == _everything(whole)
+
+
+@pytest.mark.parametrize("learner", PROTECTED)
+def test_what_protects_is_the_same_in_shards_but_for_rounding(learner: dict[str, Any], table: Path) -> None:
+    policy = {"learner": {**POLICY["learner"], **learner}, "controller": {"kind": "none"}}
+    one, four = (_open(_job(table, policy, samples=2_560, scale={"workers": 0, "shards": n})) for n in (1, 4))
+    for run in (one, four):
+        run.begin()
+        _live(run)
+        assert run.account.totals.shifts >= 1
+    losses = [[row["loss"] for row in run.account.records.rows("steps")] for run in (one, four)]
+    assert losses[0][:9] == pytest.approx(losses[1][:9], abs=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=0.1), "rounding grows at the shift"
 
 
 @pytest.mark.parametrize("target", [{"target": "y"}, {"target": "value", "task": "regression"}])

@@ -1,8 +1,16 @@
 """What is learned from a step: replay memory, continual-learning losses, optimizers."""
 
+from planaria.learn.learners import (
+    Anchors,
+    Objective,
+    Teacher,
+    build_anchors,
+    build_objective,
+    build_teacher,
+    project,
+)
 from planaria.learn.losses import row_error, row_loss, row_loss_bias_fitted
 from planaria.learn.memory import DOUBTFUL, ReplayMemory
-from planaria.learn.objectives import Objective, build_objective
 from planaria.learn.optimizers import (
     build_optimizer,
     load_optimizer_tensors,
@@ -14,12 +22,17 @@ from planaria.learn.optimizers import (
 
 __all__ = [
     "DOUBTFUL",
+    "Anchors",
     "Objective",
     "ReplayMemory",
+    "Teacher",
+    "build_anchors",
     "build_objective",
     "build_optimizer",
+    "build_teacher",
     "load_optimizer_tensors",
     "optimizer_tensors",
+    "project",
     "replace_parameter",
     "replace_with_state",
     "reset_moments",

@@ -44,6 +44,7 @@ from planaria.learn import (
     build_optimizer,
     load_optimizer_tensors,
     optimizer_tensors,
+    project,
     replace_parameter,
     replace_with_state,
     row_error,
@@ -56,6 +57,7 @@ from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepRep
 from planaria.train.account import Account
 from planaria.train.evaluate import Evaluator, table_bytes, table_from
 from planaria.train.group import Group, own_shards, tree_sum
+from planaria.train.protection import Protection
 from planaria.train.recollection import FILE as RECOLLECTION_FILE
 from planaria.train.recollection import Recollection
 from planaria.train.workbench import CALIBRATION_ROWS, Workbench, treat
@@ -86,6 +88,7 @@ class Lifelong:
         policy = job.policy
         self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, policy.controller.kind != "none")
         self.objective = build_objective(policy.learner)
+        self.protection = Protection(policy.learner)
         self.monitor = ShiftMonitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
         self.controller = Controller(policy, job.model.layers, job.seed, judge_for(policy.controller))
@@ -206,7 +209,7 @@ class Lifelong:
         """Forward, backward, one collective, one optimizer step."""
         if self.blueprint.numeric:
             self.model.observe(self._tensors({"numeric": rows.select(slice(None))["numeric"]}))
-        replay = self.memory.draw(round(self.job.policy.learner.replay_ratio * len(rows)), self.step)
+        replay = self.memory.draw(self._replayed(len(rows)), self.step)
         alone = self.group.size == 1 and self.shards == 1
         parts: list[Tensor] = []
         for shard in own_shards(self.group.rank, self.group.size, self.shards):
@@ -219,6 +222,10 @@ class Lifelong:
         vector = self.group.sum(tree_sum(parts))
         if not alone:
             self._take_gradients(vector)
+        if self._projects:
+            reference = vector[-self._statistics(len(rows)) :][: sum(p.numel() for p in self.parameters)]
+            self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
+        self.protection.pull(self.parameters)
         norm = self._clip()
         seen, wishes = self._unpack(vector, rows)
         if not (np.isfinite(seen.loss_B).all() and bool(torch.isfinite(norm))):
@@ -227,6 +234,7 @@ class Lifelong:
                 f"values in rows {rows.start} to {rows.start + len(rows) - 1}"
             )
         self.optimizer.step()
+        self.protection.stepped(self.parameters, len(rows) + len(replay))
         if self.task == "regression":
             self.model.output.observe(self._target(rows.target))
         return seen, Tick(stopped=bool(wishes[0]), report=bool(wishes[1]))
@@ -246,23 +254,36 @@ class Lifelong:
         slots = replay[slice(*_block(shard, self.shards, len(replay)))]
         outputs = self.blueprint.outputs
         total, features_wide = len(rows), SKETCH_FEATURES
-        statistics = torch.zeros(total * (2 + outputs + features_wide) + 2, device=self.device)
+        everything = torch.zeros(self._statistics(total), device=self.device)
+        statistics = everything[-(total * (2 + outputs + features_wide) + 2) :]
         if high == low and not len(slots):
-            return statistics
+            return everything
         fresh = rows.select(slice(low, high))
         batch = _join(fresh, self.memory.select(slots)) if len(slots) else fresh
         target = self._target(np.concatenate((rows.target[low:high], self.memory.target[slots])))
+        features = self._tensors(batch)
         with self._precision():
-            output = self.model(self._tensors(batch))
-        loss = row_loss(self.task, output, target, self.model.output.spread)
+            output = self.model(features)
+        spread = self.model.output.spread
+        loss = row_loss(self.task, output, target, spread)
         count = high - low
         learned = torch.from_numpy(~rows.held_out[low:high]).to(self.device)
         fresh_loss = self.objective.fresh(output[:count], target[:count], loss[:count], rows.target)
+        if self.protection.teaches:
+            with self._precision():
+                new = {name: column[:count] for name, column in features.items()}
+                fresh_loss = fresh_loss + self.protection.cost(self.task, new, output[:count], spread)
         objective = (fresh_loss * learned).sum() / max(1, int((~rows.held_out).sum()))
         if len(slots):
             remembered = torch.from_numpy(self.memory.remembered_outputs(slots, outputs)).to(self.device)
             replayed = self.objective.replayed(*self._in_loss_units(output[count:], remembered), loss[count:])
-            objective = objective + replayed.sum() / len(replay)
+            again = replayed.sum() / len(replay)
+            if self._projects:
+                again.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+                torch.cat(self._flat_gradients(), out=everything[: -len(statistics)])
+                self.optimizer.zero_grad()
+            else:
+                objective = objective + again
         objective.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             statistics[low:high] = loss[:count]
@@ -272,7 +293,22 @@ class Lifelong:
             at += total * outputs
             sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
             statistics[at : at + total * features_wide].view(total, features_wide)[low:high] = sketch
-        return statistics
+        return everything
+
+    @property
+    def _projects(self) -> bool:
+        """Whether replayed rows only say in which directions not to go: their gradient goes with the statistics."""
+        return self.job.policy.learner.loss == "a_gem"
+
+    def _statistics(self, rows: int) -> int:
+        """Length of what a shard returns: for each row its loss, error, outputs and sketch, and two wishes."""
+        reference = sum(p.numel() for p in self.parameters) if self._projects else 0
+        return reference + rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + 2
+
+    def _replayed(self, rows: int) -> int:
+        """How many remembered rows are drawn beside so many fresh ones."""
+        learner = self.job.policy.learner
+        return 0 if learner.loss == "naive" else round(learner.replay_ratio * rows)
 
     def _unpack(self, vector: Tensor, rows: Rows) -> tuple[StepReport, npt.NDArray[np.float32]]:
         total, outputs = len(rows), self.blueprint.outputs
@@ -311,14 +347,15 @@ class Lifelong:
     # -- detect, decide, edit
 
     def _control(self, seen: StepReport) -> None:
-        replayed = round(self.job.policy.learner.replay_ratio * len(seen.loss_B))
-        self.controller.observe(seen, passes=3 * (len(seen.loss_B) + replayed))
+        rows = len(seen.loss_B)
+        self.controller.observe(seen, passes=3 * (rows + self._replayed(rows)))
         left = self.monitor.concept
         shift = self.monitor.update(seen)
         self._recollect(left, shift)
         if shift is not None:
             self.account.note_shift(shift)
             self.controller.shifted(shift)
+            self.protection.settle(self.model)
         else:
             self.controller.alarmed(self.monitor.alarm_onset)
         for number, gain in self.controller.outcomes(self.row):
@@ -404,7 +441,7 @@ class Lifelong:
             self.model,
             edit,
             seed=self._surgery_seed(),
-            follow=follow,
+            follow=_both(follow, self.protection.follow),
             calibration=None if self._evidence is None else self._evidence.learnable(CALIBRATION_ROWS),
             weights=weights,
         )
@@ -576,6 +613,7 @@ class Lifelong:
             "state.json": json.dumps(about).encode(),
             "model.safetensors": save_tensors(weights),
             "optimizer.safetensors": save_tensors(optimizer_tensors(self.optimizer, named)),
+            **self.protection.files(self.model),
             "memory.arrow": table_bytes(self.memory.to_arrow()),
             "records.arrow": self.account.records.state(),
             RECOLLECTION_FILE: self.recollection.file(),
@@ -592,6 +630,7 @@ class Lifelong:
             load_optimizer_tensors(
                 self.optimizer, dict(self.model.named_parameters()), load_tensors(parts["optimizer.safetensors"])
             )
+            self.protection.load(parts, self.model, self.device)
             self.memory.load_arrow(table_from(parts["memory.arrow"]))
             self.stream.load_state(about["stream"])
             self.monitor.load_state(about["monitor"])
@@ -631,6 +670,14 @@ class Lifelong:
             return output, remembered
         spread = self.model.output.spread.to(output.dtype)
         return output / spread, remembered / spread
+
+
+def _both(first: Follow, second: Follow) -> Follow:
+    def follow(old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float) -> None:
+        first(old, new, kept, moment)
+        second(old, new, kept, moment)
+
+    return follow
 
 
 def _tensor(column: npt.NDArray[Any]) -> Tensor:
