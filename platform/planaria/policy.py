@@ -177,6 +177,15 @@ class Protection(Settings):
     """lwf: that of the answers; higher ones count the less likely classes more."""
 
 
+class Renew(Settings):
+    """Continual backpropagation: hidden units of little use are begun anew, against loss of plasticity."""
+
+    rate: float = Field(1e-4, gt=0, le=1)
+    """Share of a layer's mature units that are begun anew at every step."""
+    maturity_steps: int = Field(100, ge=1)
+    """Steps for which a new unit is left alone."""
+
+
 class Learner(Settings):
     """What is learned from a step's rows and from memory."""
 
@@ -187,6 +196,8 @@ class Learner(Settings):
     remembered ones."""
     protect: Protection | None = None
     """What keeps old knowledge beside replay, if anything."""
+    renew: Renew | None = None
+    """What keeps the model able to learn, if anything."""
     alpha: float = Field(0.3, ge=0)
     """der and der++: weight of the distance to the remembered outputs."""
     beta: float = Field(1.0, ge=0)

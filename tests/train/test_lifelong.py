@@ -172,6 +172,7 @@ def test_shards_change_the_curve_only_by_rounding(table: Path) -> None:
         {"loss": "naive", "protect": {"kind": "ewc"}},
         {"protect": {"kind": "si", "weight": 0.1}},
         {"protect": {"kind": "lwf"}},
+        {"renew": {"rate": 0.001}},
         {"optimizer": "sgd", "learning_rate": 0.01},
         {"replay_ratio": 0.0},
     ],
@@ -185,7 +186,11 @@ def test_every_learner_learns(learner: dict[str, Any], table: Path) -> None:
     assert run.controller.pulse.loss_fast < np.log(2)
 
 
-PROTECTED = [{"loss": "a_gem"}, *({"protect": {"kind": kind, "weight": 0.1}} for kind in ("ewc", "si", "lwf"))]
+PROTECTED: list[dict[str, Any]] = [
+    {"loss": "a_gem"},
+    {"renew": {"rate": 0.01, "maturity_steps": 10}},
+    *({"protect": {"kind": kind, "weight": 0.1}} for kind in ("ewc", "si", "lwf")),
+]
 
 
 @pytest.mark.parametrize("learner", PROTECTED)

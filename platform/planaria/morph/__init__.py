@@ -2,6 +2,7 @@
 
 from planaria.morph.importance import growth_scores, head_importance
 from planaria.morph.refit import refit_output_projection
+from planaria.morph.renew import renew_unit
 from planaria.morph.surgery import Follow, operate, temper
 
-__all__ = ["Follow", "growth_scores", "head_importance", "operate", "refit_output_projection", "temper"]
+__all__ = ["Follow", "growth_scores", "head_importance", "operate", "refit_output_projection", "renew_unit", "temper"]

@@ -60,6 +60,7 @@ from planaria.train.group import Group, own_shards, tree_sum
 from planaria.train.protection import Protection
 from planaria.train.recollection import FILE as RECOLLECTION_FILE
 from planaria.train.recollection import Recollection
+from planaria.train.renewing import Renewing
 from planaria.train.workbench import CALIBRATION_ROWS, Workbench, treat
 
 RECENT_ROWS = 1_024
@@ -88,7 +89,7 @@ class Lifelong:
         policy = job.policy
         self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, policy.controller.kind != "none")
         self.objective = build_objective(policy.learner)
-        self.protection = Protection(policy.learner)
+        self.protection, self.renewing = Protection(policy.learner), Renewing(policy.learner)
         self.monitor = ShiftMonitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
         self.controller = Controller(policy, job.model.layers, job.seed, judge_for(policy.controller))
@@ -222,12 +223,13 @@ class Lifelong:
         vector = self.group.sum(tree_sum(parts))
         if not alone:
             self._take_gradients(vector)
+        lengths = self._lengths(len(rows))
+        reference, usage, statistics = torch.split(vector[-sum(lengths) :], lengths)
         if self._projects:
-            reference = vector[-self._statistics(len(rows)) :][: sum(p.numel() for p in self.parameters)]
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
         norm = self._clip()
-        seen, wishes = self._unpack(vector, rows)
+        seen, wishes = self._unpack(statistics, rows)
         if not (np.isfinite(seen.loss_B).all() and bool(torch.isfinite(norm))):
             raise RunError(
                 f"step {self.step}: the loss is not finite; lower policy.learner.learning_rate, or look for extreme "
@@ -235,6 +237,7 @@ class Lifelong:
             )
         self.optimizer.step()
         self.protection.stepped(self.parameters, len(rows) + len(replay))
+        self.renewing.renew(self.model, self.optimizer, usage, self._surgery_seed())
         if self.task == "regression":
             self.model.output.observe(self._target(rows.target))
         return seen, Tick(stopped=bool(wishes[0]), report=bool(wishes[1]))
@@ -254,15 +257,16 @@ class Lifelong:
         slots = replay[slice(*_block(shard, self.shards, len(replay)))]
         outputs = self.blueprint.outputs
         total, features_wide = len(rows), SKETCH_FEATURES
-        everything = torch.zeros(self._statistics(total), device=self.device)
-        statistics = everything[-(total * (2 + outputs + features_wide) + 2) :]
+        lengths = self._lengths(total)
+        everything = torch.zeros(sum(lengths), device=self.device)
+        reference, usage, statistics = torch.split(everything, lengths)
         if high == low and not len(slots):
             return everything
         fresh = rows.select(slice(low, high))
         batch = _join(fresh, self.memory.select(slots)) if len(slots) else fresh
         target = self._target(np.concatenate((rows.target[low:high], self.memory.target[slots])))
         features = self._tensors(batch)
-        with self._precision():
+        with self._precision(), self.renewing.watching(self.model, usage, total + len(replay)):
             output = self.model(features)
         spread = self.model.output.spread
         loss = row_loss(self.task, output, target, spread)
@@ -280,7 +284,7 @@ class Lifelong:
             again = replayed.sum() / len(replay)
             if self._projects:
                 again.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-                torch.cat(self._flat_gradients(), out=everything[: -len(statistics)])
+                torch.cat(self._flat_gradients(), out=reference)
                 self.optimizer.zero_grad()
             else:
                 objective = objective + again
@@ -300,20 +304,21 @@ class Lifelong:
         """Whether replayed rows only say in which directions not to go: their gradient goes with the statistics."""
         return self.job.policy.learner.loss == "a_gem"
 
-    def _statistics(self, rows: int) -> int:
-        """Length of what a shard returns: for each row its loss, error, outputs and sketch, and two wishes."""
+    def _lengths(self, rows: int) -> list[int]:
+        """Of the parts of what a shard returns: the replayed rows' gradient, where it is kept apart; what hidden units
+        did, where it is watched; statistics, which are each row's loss, error, outputs and sketch, and two wishes."""
         reference = sum(p.numel() for p in self.parameters) if self._projects else 0
-        return reference + rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + 2
+        statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + 2
+        return [reference, self.renewing.length(self.model), statistics]
 
     def _replayed(self, rows: int) -> int:
         """How many remembered rows are drawn beside so many fresh ones."""
         learner = self.job.policy.learner
         return 0 if learner.loss == "naive" else round(learner.replay_ratio * rows)
 
-    def _unpack(self, vector: Tensor, rows: Rows) -> tuple[StepReport, npt.NDArray[np.float32]]:
+    def _unpack(self, statistics: Tensor, rows: Rows) -> tuple[StepReport, npt.NDArray[np.float32]]:
         total, outputs = len(rows), self.blueprint.outputs
-        length = total * (2 + outputs + SKETCH_FEATURES) + 2
-        flat = vector[-length:].cpu().numpy()
+        flat = statistics.cpu().numpy()
         ends = (total, 2 * total, (2 + outputs) * total, (2 + outputs + SKETCH_FEATURES) * total)
         loss, error, output, sketch, wishes = np.split(flat, ends)
         report = StepReport(
@@ -614,6 +619,7 @@ class Lifelong:
             "model.safetensors": save_tensors(weights),
             "optimizer.safetensors": save_tensors(optimizer_tensors(self.optimizer, named)),
             **self.protection.files(self.model),
+            **self.renewing.files(),
             "memory.arrow": table_bytes(self.memory.to_arrow()),
             "records.arrow": self.account.records.state(),
             RECOLLECTION_FILE: self.recollection.file(),
@@ -631,6 +637,7 @@ class Lifelong:
                 self.optimizer, dict(self.model.named_parameters()), load_tensors(parts["optimizer.safetensors"])
             )
             self.protection.load(parts, self.model, self.device)
+            self.renewing.load(parts, self.device)
             self.memory.load_arrow(table_from(parts["memory.arrow"]))
             self.stream.load_state(about["stream"])
             self.monitor.load_state(about["monitor"])

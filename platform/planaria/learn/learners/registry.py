@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from planaria.learn.learners.anchors import Anchors
+from planaria.learn.learners.continual_backprop import Renewal
 from planaria.learn.learners.der import DarkExperienceReplay
 from planaria.learn.learners.er import ExperienceReplay
 from planaria.learn.learners.er_ace import AsymmetricReplay
@@ -33,3 +34,8 @@ def build_teacher(learner: Learner) -> Teacher | None:
     """None where the policy asks for none."""
     protect = learner.protect
     return Teacher(protect.weight, protect.temperature) if protect is not None and protect.kind == "lwf" else None
+
+
+def build_renewal(learner: Learner) -> Renewal | None:
+    """None where the policy asks for none."""
+    return None if learner.renew is None else Renewal(learner.renew.rate, learner.renew.maturity_steps)

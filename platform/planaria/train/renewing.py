@@ -1,0 +1,79 @@
+"""Continual backpropagation in a run: what the hidden units of a step's forward passes did, and which begin anew.
+
+Equal on every worker: what they did is summed with the gradients. Legend: L layers, H hidden units, R rows, Q tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from planaria.learn import build_renewal
+from planaria.model import ElasticTransformer
+from planaria.morph import renew_unit
+from planaria.policy import Learner
+
+_FILE = "renewal.safetensors"
+
+
+class Renewing:
+    """See planaria.learn.learners.continual_backprop."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.renewal = build_renewal(learner)
+
+    def length(self, model: ElasticTransformer) -> int:
+        """Numbers that a forward pass adds to what the workers sum up."""
+        return 0 if self.renewal is None else 2 * model.blueprint.layers * model.blueprint.mlp_width
+
+    @contextmanager
+    def watching(self, model: ElasticTransformer, into: Tensor, rows: int) -> Iterator[None]:
+        """Add the hidden units' activations in here, and their absolute values, to `into`: sums over the rows of this
+        shard, divided by the `rows` of all."""
+        if self.renewal is None:
+            yield
+            return
+        layers, units = model.blueprint.layers, model.blueprint.mlp_width
+        activation_LH, magnitude_LH = into.view(2, layers, units)
+
+        def note(layer: int, inputs: tuple[Any, ...]) -> None:
+            hidden_RQH = inputs[0].detach()
+            activation_LH[layer] += hidden_RQH.mean(1).sum(0) / rows
+            magnitude_LH[layer] += hidden_RQH.abs().mean(1).sum(0) / rows
+
+        hooks = [
+            model.block(layer).mlp_out.register_forward_pre_hook(lambda _, inputs, layer=layer: note(layer, inputs))
+            for layer in range(layers)
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @torch.no_grad()
+    def renew(self, model: ElasticTransformer, optimizer: torch.optim.Optimizer, seen: Tensor, seed: int) -> None:
+        """After a step whose workers' sums are `seen`."""
+        if self.renewal is None:
+            return
+        layers, units = model.blueprint.layers, model.blueprint.mlp_width
+        activation_LH, magnitude_LH = seen.view(2, layers, units)
+        outgoing_LH = torch.stack([model.block(layer).mlp_out.weight.abs().sum(0) for layer in range(layers)])
+        generator = torch.Generator().manual_seed(seed)
+        for layer, unit, mean in self.renewal.choose(activation_LH, magnitude_LH, outgoing_LH):
+            renew_unit(model, optimizer, layer, unit, mean, generator)
+
+    def files(self) -> dict[str, bytes]:
+        """What of it belongs into a checkpoint."""
+        return {} if self.renewal is None else {_FILE: save_tensors(self.renewal.tensors())}
+
+    def load(self, files: Mapping[str, bytes], device: torch.device) -> None:
+        """Inverse of `files`. Raises KeyError where they are not of such a run."""
+        if self.renewal is not None:
+            self.renewal.load(load_tensors(files[_FILE]), device)
