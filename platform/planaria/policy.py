@@ -155,8 +155,9 @@ class Controller(Settings):
 
 
 class Memory(Settings):
-    kind: Literal["reservoir", "class_balanced"] = "class_balanced"
-    """Which rows are kept: a fair sample of all, or equally many of each class."""
+    kind: Literal["reservoir", "class_balanced", "ring", "loss_aware"] = "class_balanced"
+    """Which rows are kept: reservoir, a fair sample of all; class_balanced, equally many of each class, each a fair
+    sample; ring, the newest ones of each class; loss_aware, as class_balanced, but those of low loss go first."""
     rows: int = Field(2_000, ge=0)
     """How many are kept; 0 is no memory."""
     by_concept: bool = True

@@ -46,6 +46,26 @@ def test_class_balance_keeps_rare_classes() -> None:
     assert np.bincount(memory.target).tolist() == [50, 50, 50, 50]
 
 
+def test_a_ring_holds_the_newest_rows_of_each_class() -> None:
+    targets = np.random.default_rng(1).integers(0, 4, 5_000)
+    memory = _memory("ring", rows=80)
+    _fill(memory, targets)
+    for label in range(4):
+        newest = np.flatnonzero(targets == label)[-20:]
+        assert sorted(memory.columns["numeric"][memory.target == label, 0].tolist()) == newest.tolist()
+
+
+def test_what_is_lost_least_on_goes_first() -> None:
+    memory = _memory("loss_aware", rows=100)
+    targets = np.zeros(2_000, np.int64)
+    _fill(memory, targets[:100])
+    hard = memory.columns["numeric"][:, 0] % 2 == 0
+    memory.loss[:100] = np.where(hard, 2.0, 0.1)
+    _fill(memory, targets[:150], first=100)
+    kept = memory.columns["numeric"][memory.columns["numeric"][:, 0] < 100, 0]
+    assert (kept % 2 == 0).sum() == 50 and len(kept) < 80
+
+
 def test_a_class_that_was_once_a_largest_stays_full() -> None:
     """Else classes that are one short of the largest would take every row of theirs, and forget their past."""
     memory = _memory("class_balanced", rows=70)  # 9 classes: 7 or 8 slots each

@@ -189,6 +189,8 @@ def test_every_learner_learns(learner: dict[str, Any], table: Path) -> None:
 PROTECTED: list[dict[str, Any]] = [
     {"loss": "a_gem"},
     {"renew": {"rate": 0.01, "maturity_steps": 10}},
+    {"memory": {"rows": 100, "kind": "loss_aware"}},
+    {"memory": {"rows": 100, "kind": "ring"}},
     *({"protect": {"kind": kind, "weight": 0.1}} for kind in ("ewc", "si", "lwf")),
 ]
 

@@ -1,5 +1,8 @@
 """Replay memory: a bounded set of rows kept for rehearsal, equal on every worker, held in Arrow-compatible columns.
 
+Kinds: `reservoir` (Vitter 1985), `class_balanced` (CBRS: Chrysakis & Moens 2020), `ring` (the newest rows of each
+class: Lopez-Paz & Ranzato 2017, arXiv 1706.08840), `loss_aware` (after LARS: Buzzega et al. 2021, arXiv 2010.05595).
+
 Which rows are admitted and which are replayed depends on (seed, row or step number) alone.
 """
 
@@ -19,6 +22,8 @@ from planaria.signals import Features, Task
 _ADMIT, _REPLAY, _HELD = 1, 2, 3
 _HELD_EVERY = 8
 """One slot in so many is held back from replay, where rows are held back at all."""
+_LEAST_GAP = 1e-3
+"""loss_aware: nats by which even the row with the highest loss counts as below it."""
 UNSETTLED = -1
 """Concept of rows that came since the last shift, until it is known which concept that led to."""
 DOUBTFUL = -2
@@ -26,20 +31,23 @@ DOUBTFUL = -2
 
 
 class ReplayMemory:
-    """Rows with their targets and the outputs the model gave for them, chosen by reservoir or by class balance."""
+    """Rows with their targets and the outputs the model gave for them."""
 
     def __init__(self, settings: Memory, task: Task, seed: int, hold_back: bool = False) -> None:
         """`hold_back` keeps an eighth of the rows out of replay: replayed rows are soon known by heart, and would
         tell a decision that any change of the model makes it forget."""
         self.capacity = settings.rows
         self.hold_back = hold_back
-        self.balanced = settings.kind == "class_balanced" and task == "classification"
+        self.kind = settings.kind
+        self.balanced = settings.kind != "reservoir" and task == "classification"
         self.task, self.seed = task, seed
         self.columns: dict[str, npt.NDArray[Any]] = {}
         self.target = np.zeros(self.capacity, np.int64 if task == "classification" else np.float32)
         self.remembered = np.full((self.capacity, 1), np.nan, np.float32)
         self.concept = np.zeros(self.capacity, np.int64)
         """Of each slot's row: the detector's number of the concept that it came from, UNSETTLED or DOUBTFUL."""
+        self.loss = np.zeros(self.capacity, np.float32)
+        """Of each slot's row, when it was last learned from (`loss_aware`)."""
         self.arrival = np.zeros(self.capacity, np.int64)
         """Number of each slot's row in the stream."""
         self.excluded: frozenset[int] = frozenset()
@@ -59,8 +67,8 @@ class ReplayMemory:
     ) -> list[tuple[int, int]]:
         """Decide which of the offered rows to keep: [(row within the batch, slot), ...]. Later pairs win a slot.
 
-        Reservoir: Vitter 1985. Class-balanced: Chrysakis & Moens 2020 (CBRS): a row of a class that was never the
-        largest takes the place of a row of the largest; the others are sampled within their class.
+        A row of a class that was never the largest takes the place of a row of the largest; the others are sampled
+        within their class (`ring`: all of them are kept).
         """
         if self.capacity == 0:
             return []
@@ -68,7 +76,7 @@ class ReplayMemory:
         at_N = np.flatnonzero(offered_B)
         label_N = target_B[at_N].astype(np.int64) if self.balanced else np.zeros(len(at_N), np.int64)
         present = np.unique(label_N).tolist()
-        if self._full.issuperset(present):
+        if self.kind in ("reservoir", "class_balanced") and self._full.issuperset(present):
             return self._sample_within(present, label_N, at_N, draws_B2[at_N])
         chosen = []
         for at, label, draw_2 in zip(at_N.tolist(), label_N.tolist(), draws_B2[at_N].tolist(), strict=True):
@@ -110,13 +118,25 @@ class ReplayMemory:
             return self.rows - 1
         if label not in self._full:
             victims = max(self._slots_per_class.values(), key=len)
-            slot = victims.pop(int(draw_2[0] * len(victims)))
-            own.append(slot)
+            own.append(victims.pop(self._victim(victims, draw_2[0])))
             self._fill()
-            return slot
+            return own[-1]
+        if self.kind == "ring":
+            own.append(own.pop(0))
+            return own[-1]
         if draw_2[1] * seen < len(own):
-            return own[int(draw_2[0] * len(own))]
+            return own[self._victim(own, draw_2[0])]
         return None
+
+    def _victim(self, slots: list[int], draw: float) -> int:
+        """Which place of a class's slots is given up."""
+        if self.kind == "ring":
+            return 0  # they are in the order in which they were filled
+        if self.kind == "loss_aware":
+            loss_N = self.loss[slots].astype(np.float64)
+            share_N = np.cumsum(loss_N.max() - loss_N + _LEAST_GAP)
+            return min(int(np.searchsorted(share_N, draw * share_N[-1], side="right")), len(slots) - 1)
+        return int(draw * len(slots))
 
     def _fill(self) -> None:
         """Note which classes are a largest one now: they are full from now on, also when others have caught up."""
@@ -131,9 +151,10 @@ class ReplayMemory:
         output: npt.NDArray[np.float32],
         arrival: npt.NDArray[np.int64] | int = 0,
         concept: int | None = 0,
+        loss: npt.NDArray[np.float32] | float = 0.0,
     ) -> None:
-        """Put rows into their slots, with their numbers in the stream and their concept (None while it is not known).
-        A slot named twice keeps the later row."""
+        """Put rows into their slots, with their numbers in the stream, their concept (None while it is not known) and
+        what the model lost on them. A slot named twice keeps the later row."""
         if not self.columns:
             self.columns = {n: np.zeros((self.capacity, *v.shape[1:]), v.dtype) for n, v in features.items()}
         if output.shape[1] > self.remembered.shape[1]:
@@ -144,6 +165,7 @@ class ReplayMemory:
             self.columns[name][slots] = values
         self.target[slots] = target
         self.arrival[slots] = arrival
+        self.loss[slots] = loss
         self.concept[slots] = UNSETTLED if concept is None else concept
         self.remembered[slots] = np.nan
         self.remembered[slots, : output.shape[1]] = output
@@ -194,7 +216,7 @@ class ReplayMemory:
     def to_arrow(self) -> pa.Table:
         """All of it as one Arrow table (columns are views of the memory, not copies); `load_arrow` takes it back."""
         stored = {**self.columns, "target": self.target, "remembered": self.remembered}
-        stored |= {"concept": self.concept, "arrival": self.arrival}
+        stored |= {"concept": self.concept, "arrival": self.arrival, "loss": self.loss}
         about = {
             "columns": {name: [list(column.shape[1:]), column.dtype.str] for name, column in stored.items()},
             "seen": self.seen,
@@ -223,6 +245,7 @@ class ReplayMemory:
             # Tables from before concepts were told apart do not have these.
             self.concept = stored.pop("concept", np.zeros(self.capacity, np.int64))
             self.arrival = stored.pop("arrival", np.zeros(self.capacity, np.int64))
+            self.loss = stored.pop("loss", np.zeros(self.capacity, np.float32))
             self.seen_per_class = {int(label): int(count) for label, count in about["seen_per_class"]}
             self._slots_per_class = {int(label): list(slots) for label, slots in about["slots_per_class"]}
             self._full = {int(label) for label in about["full"]}

@@ -223,8 +223,8 @@ class Lifelong:
         vector = self.group.sum(tree_sum(parts))
         if not alone:
             self._take_gradients(vector)
-        lengths = self._lengths(len(rows))
-        reference, usage, statistics = torch.split(vector[-sum(lengths) :], lengths)
+        lengths = self._lengths(len(rows), len(replay))
+        reference, usage, lost_again, statistics = torch.split(vector[-sum(lengths) :], lengths)
         if self._projects:
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
@@ -238,6 +238,8 @@ class Lifelong:
         self.optimizer.step()
         self.protection.stepped(self.parameters, len(rows) + len(replay))
         self.renewing.renew(self.model, self.optimizer, usage, self._surgery_seed())
+        if len(lost_again):
+            self.memory.loss[replay] = lost_again.cpu().numpy()
         if self.task == "regression":
             self.model.output.observe(self._target(rows.target))
         return seen, Tick(stopped=bool(wishes[0]), report=bool(wishes[1]))
@@ -257,9 +259,9 @@ class Lifelong:
         slots = replay[slice(*_block(shard, self.shards, len(replay)))]
         outputs = self.blueprint.outputs
         total, features_wide = len(rows), SKETCH_FEATURES
-        lengths = self._lengths(total)
+        lengths = self._lengths(total, len(replay))
         everything = torch.zeros(sum(lengths), device=self.device)
-        reference, usage, statistics = torch.split(everything, lengths)
+        reference, usage, lost_again, statistics = torch.split(everything, lengths)
         if high == low and not len(slots):
             return everything
         fresh = rows.select(slice(low, high))
@@ -291,6 +293,8 @@ class Lifelong:
         objective.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             statistics[low:high] = loss[:count]
+            if len(lost_again):
+                lost_again[slice(*_block(shard, self.shards, len(replay)))] = loss[count:]
             statistics[total + low : total + high] = row_error(self.task, output[:count], target[:count])
             at = 2 * total
             statistics[at : at + total * outputs].view(total, outputs)[low:high] = output[:count]
@@ -304,12 +308,14 @@ class Lifelong:
         """Whether replayed rows only say in which directions not to go: their gradient goes with the statistics."""
         return self.job.policy.learner.loss == "a_gem"
 
-    def _lengths(self, rows: int) -> list[int]:
+    def _lengths(self, rows: int, replayed: int) -> list[int]:
         """Of the parts of what a shard returns: the replayed rows' gradient, where it is kept apart; what hidden units
-        did, where it is watched; statistics, which are each row's loss, error, outputs and sketch, and two wishes."""
+        did, where it is watched; replayed rows' losses, where the memory asks; statistics, which are each fresh row's
+        loss, error, outputs and sketch, and two wishes."""
         reference = sum(p.numel() for p in self.parameters) if self._projects else 0
         statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + 2
-        return [reference, self.renewing.length(self.model), statistics]
+        again = replayed if self.memory.kind == "loss_aware" else 0
+        return [reference, self.renewing.length(self.model), again, statistics]
 
     def _replayed(self, rows: int) -> int:
         """How many remembered rows are drawn beside so many fresh ones."""
@@ -346,7 +352,13 @@ class Lifelong:
         if chosen:
             at, slots = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
             self.memory.store(
-                slots, rows.select(at), rows.target[at], seen.output_BC[at], rows.start + at, self.monitor.concept
+                slots,
+                rows.select(at),
+                rows.target[at],
+                seen.output_BC[at],
+                rows.start + at,
+                self.monitor.concept,
+                seen.loss_B[at],
             )
 
     # -- detect, decide, edit
