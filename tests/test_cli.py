@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from planaria.cli import call
+from planaria.stream import NAMES
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -79,7 +80,7 @@ def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
             ["logs", "nowhere", "--follow"],
             "command line: --follow: needs --address; a run's folder shows what it holds by now",
         ),
-        (["fetch", "mist"], "stream.source: 'mist' is not a named set; there are fashion_mnist, weather"),
+        (["fetch", "mist"], f"stream.source: 'mist' is not a named set; there are {', '.join(NAMES)}"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -213,15 +213,15 @@ def check_disk() -> Iterator[Finding]:
 
 
 def check_data() -> Iterator[Finding]:
-    from planaria.stream import NAMES
+    from planaria.stream import FETCHED
     from planaria.stream.sets.folder import data_folder
 
-    missing = [name for name in NAMES if not (data_folder() / name).exists()]
+    missing = [name for name in FETCHED if not (data_folder() / name).exists()]
     if missing:
         to_do = f"while there is a network: planaria fetch {' '.join(missing)}"
         yield Finding("warn", "data", f"not fetched: {', '.join(missing)}", to_do)
         return
-    yield Finding("ok", "data", f"{', '.join(NAMES)} are in {data_folder()}")
+    yield Finding("ok", "data", f"{', '.join(FETCHED)} are in {data_folder()}")
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

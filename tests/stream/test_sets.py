@@ -9,7 +9,7 @@ import pytest
 
 from planaria.errors import InputError
 from planaria.job import StreamSettings
-from planaria.stream import NAMES, fetch, open_stream
+from planaria.stream import FETCHED, NAMES, fetch, open_stream
 from planaria.stream.sets import fashion_mnist, weather
 
 
@@ -21,8 +21,9 @@ def rain() -> Path:
         pytest.skip(str(error))
 
 
-def test_the_names_are_those_that_can_be_fetched() -> None:
-    assert NAMES == ("fashion_mnist", "weather")
+def test_of_the_named_sets_two_need_the_network() -> None:
+    assert FETCHED == ("fashion_mnist", "weather")
+    assert {*FETCHED, "phishing", "sea_abrupt"} < set(NAMES)
 
 
 def test_the_weathers_target_is_the_rain_of_the_next_hour(rain: Path) -> None:

@@ -1,6 +1,6 @@
 """Streams: rows in arrival order from files, named sets and scenarios."""
 
 from planaria.stream.opening import open_stream
-from planaria.stream.sets import NAMES, fetch
+from planaria.stream.sets import FETCHED, NAMES, fetch
 
-__all__ = ["NAMES", "fetch", "open_stream"]
+__all__ = ["FETCHED", "NAMES", "fetch", "open_stream"]

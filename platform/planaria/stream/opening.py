@@ -53,7 +53,7 @@ def open_stream(
     Fetches a named set that is not there yet. Raises InputError for every mistake that can be seen now.
     """
     if settings.source in sets.TABLES:
-        settings = sets.table_settings(settings)
+        settings = sets.table_settings(settings, seed)
     if settings.source in sets.IMAGES:
         return _image_set(settings, seed)
     format_ = FORMATS.get(settings.source)
