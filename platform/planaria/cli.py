@@ -309,6 +309,52 @@ def stop(run: str, /, *, address: Address = None, as_json: Json = False) -> int:
 
 
 @app.command
+def compare(
+    job: Path,
+    /,
+    *settings: Settings,
+    policies: Annotated[list[str], Parameter(consume_multiple=True)] | None = None,
+    peers: Annotated[list[str], Parameter(consume_multiple=True)] | None = None,
+    seeds: Annotated[list[int], Parameter(consume_multiple=True)] | None = None,
+    processes: int | None = None,
+    out: Path = Path("compare"),
+    as_json: Json = False,
+) -> int:
+    """Run one stream through several policies, and through learners of other libraries, and show them side by side.
+
+    Parameters
+    ----------
+    job
+        The job's YAML file: its stream, model and evaluation are the same for all policies.
+    policies
+        Names or files of policies, each with changes after commas: balanced balanced,learner.loss=der++
+    peers
+        Learners of other libraries, such as river:arf river:srp river:logistic_regression (tables only).
+    seeds
+        Each contestant runs with each of them. Default: 0 1 2.
+    processes
+        Runs at a time. Default: the number of cores.
+    out
+        Folder for compare.json and compare.png.
+    """
+    from planaria.compare import Contest
+    from planaria.compare import compare as run_all
+    from planaria.compare.screen import table
+
+    if processes is not None and processes < 1:
+        raise InputError(f"command line: --processes: {processes} is not allowed; give a whole number of at least 1")
+    own = ["balanced"] if policies is None and peers is None else policies or []
+    contest = Contest(job, settings, tuple(own), tuple(peers or []), tuple(seeds or (0, 1, 2)))
+    results = run_all(contest, out, processes=processes, tell=Console(stderr=True).print)
+    if as_json:
+        _show({"folder": str(out), **{key: results[key] for key in ("score", "contestants")}}, "", as_json)
+        return DONE
+    _out().print(table(results))
+    _out().print(f"{out / 'compare.png'}, {out / 'compare.json'}", soft_wrap=True, highlight=False)
+    return DONE
+
+
+@app.command
 def fetch(*names: str, as_json: Json = False) -> int:
     """Fetch data sets for jobs that name them; without a name, list those that there are.
 

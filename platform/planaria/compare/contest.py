@@ -1,0 +1,190 @@
+"""`planaria compare`: every contestant on the same streams, one process each, and what came out side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planaria.compare import river_peers
+from planaria.compare.outcome import Outcome, to_json
+from planaria.errors import InputError, RunError
+from planaria.job import Job, load_job
+
+POINTS = 60
+"""Of each curve, about."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Who learns which stream."""
+
+    job: Path
+    settings: tuple[str, ...]
+    """Changes to the job, for all."""
+    policies: tuple[str, ...]
+    """Each a policy, or a policy and changes to it: "balanced,learner.loss=der++"."""
+    peers: tuple[str, ...]
+    """Each "library:learner"."""
+    seeds: tuple[int, ...]
+
+    def jobs(self) -> dict[tuple[str, int], Job]:
+        """The job of every policy with every seed, in this process without Ray. Raises InputError."""
+        return {
+            (policy, seed): load_job(
+                self.job, [*_policy_settings(policy), *self.settings, f"seed={seed}", "scale.workers=0"]
+            )
+            for policy in self.policies
+            for seed in self.seeds
+        }
+
+    def peer_jobs(self) -> dict[tuple[str, int], Job]:
+        """The job of every peer with every seed: only its stream matters. Raises InputError."""
+        jobs = {
+            (peer, seed): load_job(self.job, [*self.settings, f"seed={seed}", "scale.workers=0"])
+            for peer in self.peers
+            for seed in self.seeds
+        }
+        for (peer, _), job in jobs.items():
+            library, _, learner = peer.partition(":")
+            if library != "river" or not learner:
+                raise InputError(f"--peers: '{peer}' is not known; give river:arf, river:srp and the like")
+            river_peers.check(learner, job)
+        return jobs
+
+
+def compare(
+    contest: Contest, out: Path, *, processes: int | None = None, tell: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Run all of it, write compare.json and compare.png to `out`, and return what compare.json holds.
+
+    Raises InputError before anything is started, RunError where a contestant fails; then nothing is written.
+    """
+    jobs = {**contest.jobs(), **contest.peer_jobs()}
+    if not jobs:
+        raise InputError("compare: nobody to compare; give --policies or --peers, and --seeds")
+    if next(iter(jobs.values())).stream.follow:
+        raise InputError("stream.follow: a stream without an end cannot be compared on; set it to false")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder")
+    outcomes: list[Outcome] = []
+    base, context = Path.cwd(), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as pool:
+        waiting = {pool.submit(_one, name, job, base): (name, seed) for (name, seed), job in jobs.items()}
+        for done in as_completed(waiting):
+            name, seed = waiting[done]
+            try:
+                outcomes.append(done.result())
+            except (InputError, RunError) as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise type(error)(f"{name}, seed {seed}: {error}") from None
+            tell(f"{name}, seed {seed}: {outcomes[-1].score:.4f} in {outcomes[-1].cpu_seconds:.0f} CPU seconds")
+    order = {name: place for place, name in enumerate(dict.fromkeys(name for name, _ in jobs))}
+    outcomes.sort(key=lambda outcome: (order[outcome.name], outcome.seed))
+    task = next(iter(jobs.values())).stream.task
+    results = {
+        "job": contest.job.name,
+        "settings": list(contest.settings),
+        "seeds": list(contest.seeds),
+        "score": "accuracy" if task == "classification" else "mean absolute error",
+        "contestants": [{"name": name, **_summary([one for one in outcomes if one.name == name])} for name in order],
+        "runs": [to_json(outcome) for outcome in outcomes],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    from planaria.compare.picture import draw
+
+    draw(results, out / "compare.png")
+    unfinished = out / ".compare.json"
+    unfinished.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(unfinished, out / "compare.json")
+    return results
+
+
+def _policy_settings(policy: str) -> list[str]:
+    name, *changes = policy.split(",")
+    for change in changes:
+        if "=" not in change:
+            raise InputError(f"--policies: '{change}' in '{policy}' is no change; write key.path=value")
+    return [f"policy={name}", *(f"policy.{change.strip()}" for change in changes)]
+
+
+def _one(name: str, job: Job, base: Path) -> Outcome:
+    """In a process of its own, on one thread: side by side, several would only get in each other's way."""
+    import torch
+
+    torch.set_num_threads(1)
+    library, _, learner = name.partition(":")
+    samples = job.samples or _rows_of(job, base)
+    interval = max(1, samples // POINTS)
+    if library == "river":
+        return river_peers.run(learner, job, base, interval)
+    return _planaria(name, job, base, interval)
+
+
+def _rows_of(job: Job, base: Path) -> int:
+    from planaria.stream import open_stream
+
+    stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
+    return stream.total_rows or POINTS * 1_000
+
+
+def _planaria(name: str, job: Job, base: Path, interval: int) -> Outcome:
+    from planaria.record import read_rows
+    from planaria.train.folder import RunFolder
+    from planaria.train.worker import run_here
+
+    record = job.record.model_copy(update={"interval_samples": interval})
+    job = job.model_copy(update={"record": record})
+    with tempfile.TemporaryDirectory() as place:
+        folder = RunFolder(Path(place))
+        folder.make()
+        began = time.process_time()
+        summary = run_here(job, folder, base)
+        spent = time.process_time() - began
+        steps = read_rows(folder.path, "steps")
+    classes = job.stream.task == "classification"
+    column = "accuracy" if classes else "mae"
+    return Outcome(
+        name=name,
+        seed=job.seed,
+        samples=summary["samples"],
+        score=summary[f"prequential_{column}"],
+        final=summary.get(f"final_{column}"),
+        parameters=summary["parameters_mean"],
+        cpu_seconds=spent,
+        curve=[(row["samples"], row[column]) for row in steps],
+    )
+
+
+def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Means over seeds, each with half of its 95% interval (Student's t; None of one seed)."""
+    columns: dict[str, list[float | None]] = {
+        "score": [one.score for one in outcomes],
+        "final": [one.final for one in outcomes],
+        "parameters": [one.parameters for one in outcomes],
+        "samples_per_cpu_second": [one.samples / max(1e-9, one.cpu_seconds) for one in outcomes],
+    }
+    found: dict[str, Any] = {}
+    for column, values in columns.items():
+        known = [value for value in values if value is not None]
+        found[column] = float(np.mean(known)) if known else None
+        found[f"{column}_ci95"] = _half(known) if known else None
+    return found
+
+
+def _half(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
