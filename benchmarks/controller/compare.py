@@ -126,21 +126,18 @@ def main() -> None:
         if path:
             other = replace(ours, name=name, value=path.read_bytes())
             mine.update(arena.rows(stage, [other], arguments.families, seeds, {}))
-    rivals = [Contestant(f"fixed at {heads}", "keep", start=heads) for heads in SIZES]
-    rivals += [
-        Contestant(name, kind, start=ours.start) for name, kind in (("always grow", "grow"), ("random", "random"))
+    fixed = [Contestant(f"fixed at {heads}", "keep", start=heads) for heads in SIZES]
+    deciding = [
+        Contestant(name, kind, start=ours.start)
+        for name, kind in (("always grow", "grow"), ("random", "random"), ("oracle of demand", "oracle"))
     ]
-    rivals += [thresholds, Contestant("oracle of demand", "oracle", start=ours.start)]
-    rivals += [bandit] if bandit else []
-    own = arena.rows("own-cost", rivals, arguments.families, seeds[:OWN_COST_STREAMS], {})
-    extra = {
-        rival.name: {family: extra_rows(mine["ours"], own[rival.name], family) for family in arguments.families}
-        for rival in rivals
-    }
+    deciding += [thresholds, *([bandit] if bandit else [])]
+    own = arena.rows("own-cost", deciding, arguments.families, seeds[:OWN_COST_STREAMS], {})
     theirs: Rows = {}
-    for rival in rivals:
-        stage = f"rivals-{rival.name.replace(' ', '-')}"
-        theirs.update(arena.rows(stage, [rival], arguments.families, seeds, extra[rival.name]))
+    extra: dict[str, dict[str, float]] = {}
+    for stage, rivals, costs in (("fixed", fixed, []), ("deciding", deciding, list(own.values()))):
+        extra[stage] = {family: extra_rows(mine["ours"], costs, family) for family in arguments.families}
+        theirs.update(arena.rows(f"rivals-{stage}", rivals, arguments.families, seeds, extra[stage]))
     results = {
         "comparisons": list(comparisons(mine, theirs, arguments.families)),
         "nothing_to_change": list(where_nothing_changes(arena, ours)),
@@ -201,11 +198,12 @@ def mean_cost(rows: Sequence[dict[str, Any]]) -> float:
     return float(np.mean([row["J"] for row in rows]))
 
 
-def extra_rows(ours: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]], family: str) -> float:
-    """Rows more that a rival learns from at each step, on average, so that it costs what ours does."""
-    mine, rivals = (float(np.mean([row["extra"] for row in of(rows, family)])) for rows in (ours, own))
+def extra_rows(ours: Sequence[dict[str, Any]], rivals: Sequence[Sequence[dict[str, Any]]], family: str) -> float:
+    """Rows more that rivals learn from at each step, on average, so that they cost what ours does: the one whose own
+    decisions cost least does then, the others cost a little more."""
+    mine, *own = (float(np.mean([row["extra"] for row in of(rows, family)])) for rows in (ours, *rivals))
     usual = BATCH_ROWS + (REPLAY_ROWS if family in REPLAYED else 0)
-    return round(max(0.0, mine - rivals) * usual, 3)
+    return round(max(0.0, mine - min(own, default=0.0)) * usual, 3)
 
 
 def comparisons(mine: Rows, theirs: Rows, families: Sequence[str]) -> Iterator[dict[str, Any]]:
