@@ -144,7 +144,7 @@ class Controller(Settings):
     look_ahead_weight: float = Field(0.4, gt=0, le=1)
     """look_ahead: how much of what the look-ahead sees after its few steps is left on average until the next decision:
     losses and gains of a treatment or a removal fade as learning goes on, prices do not."""
-    certainty: float = Field(1.0, ge=0)
+    certainty: float = Field(2.0, ge=0)
     """An edit must beat keeping by this many standard errors."""
 
     @model_validator(mode="after")
