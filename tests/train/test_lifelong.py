@@ -36,7 +36,7 @@ POLICY: dict[str, Any] = {
         "certainty": 0.0,
     },
     "learner": {"memory": {"rows": 300}, "learning_rate": 0.005},
-    "budget": {"price": 0.3, "decision_fraction": 1.0},
+    "budget": {"price": 1.0, "decision_fraction": 1.0},
 }
 
 
