@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 
 def table(results: Mapping[str, Any]) -> Table:
     """A row a contestant; means over seeds and halves of their 95% intervals."""
     score, seeds = results["score"], len(results["seeds"])
     title = f"{results['job']}: mean ± half of the 95% interval, {seeds} seed{'s' * (seeds != 1)}"
-    shown = Table("", f"prequential {score}", f"final {score}", "parameters", "samples per CPU second", title=title)
+    name = Column("", overflow="fold")  # names that differ at their end only must be seen whole
+    shown = Table(name, f"prequential {score}", f"final {score}", "parameters", "samples per CPU second", title=title)
     for one in results["contestants"]:
         shown.add_row(
             one["name"],
