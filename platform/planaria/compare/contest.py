@@ -75,12 +75,19 @@ def compare(
         raise InputError("compare: nobody to compare; give --policies or --peers, and --seeds")
     if next(iter(jobs.values())).stream.follow:
         raise InputError("stream.follow: a stream without an end cannot be compared on; set it to false")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give a folder")
-    outcomes: list[Outcome] = []
     base, context = Path.cwd(), multiprocessing.get_context("spawn")
+    # Here, once for all contestants: what cannot be opened is told now, and what is to be made is made once.
+    rows = {seed: _rows_of(job, base) for seed, job in {seed: job for (_, seed), job in jobs.items()}.items()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); give another folder") from None
+    outcomes: list[Outcome] = []
     with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as pool:
-        waiting = {pool.submit(_one, name, job, base): (name, seed) for (name, seed), job in jobs.items()}
+        waiting = {
+            pool.submit(_one, name, job, base, max(1, rows[seed] // POINTS)): (name, seed)
+            for (name, seed), job in jobs.items()
+        }
         for done in as_completed(waiting):
             name, seed = waiting[done]
             try:
@@ -100,7 +107,6 @@ def compare(
         "contestants": [{"name": name, **_summary([one for one in outcomes if one.name == name])} for name in order],
         "runs": [to_json(outcome) for outcome in outcomes],
     }
-    out.mkdir(parents=True, exist_ok=True)
     from planaria.compare.picture import draw
 
     draw(results, out / "compare.png")
@@ -118,24 +124,23 @@ def _policy_settings(policy: str) -> list[str]:
     return [f"policy={name}", *(f"policy.{change.strip()}" for change in changes)]
 
 
-def _one(name: str, job: Job, base: Path) -> Outcome:
+def _one(name: str, job: Job, base: Path, interval: int) -> Outcome:
     """In a process of its own, on one thread: side by side, several would only get in each other's way."""
     import torch
 
     torch.set_num_threads(1)
     library, _, learner = name.partition(":")
-    samples = job.samples or _rows_of(job, base)
-    interval = max(1, samples // POINTS)
     if library == "river":
         return river_peers.run(learner, job, base, interval)
     return _planaria(name, job, base, interval)
 
 
 def _rows_of(job: Job, base: Path) -> int:
+    """How long its stream is, or a guess. Raises InputError where it cannot be opened."""
     from planaria.stream import open_stream
 
     stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
-    return stream.total_rows or POINTS * 1_000
+    return job.samples or stream.total_rows or POINTS * 1_000
 
 
 def _planaria(name: str, job: Job, base: Path, interval: int) -> Outcome:
