@@ -20,7 +20,7 @@ from pyarrow import ipc
 from planaria.errors import InputError
 from planaria.signals import Fields
 from planaria.stream.pool import BYTE_SPREAD, Pool, Pools
-from planaria.stream.sets.folder import data_folder, make_folder, sha256
+from planaria.stream.sets.folder import data_folder, make_set, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +51,7 @@ def fetch() -> Path:
     if folder.exists():
         return folder
     logger.info("fetching %s into %s", NAME, folder)
-    try:
-        return make_folder(folder, _fill)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error}); make room or set PLANARIA_DATA") from error
+    return make_set(folder, _fill)
 
 
 def open_pools() -> Pools:

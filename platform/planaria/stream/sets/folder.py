@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from planaria.errors import InputError
+
 
 def data_folder() -> Path:
     """PLANARIA_DATA where that is set, else ~/.cache/planaria."""
@@ -18,6 +20,14 @@ def data_folder() -> Path:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def make_set(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """`make_folder` for a named set. Raises InputError with what to do."""
+    try:
+        return make_folder(folder, fill)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error}); make room or set PLANARIA_DATA") from error
 
 
 def make_folder(folder: Path, fill: Callable[[Path], None]) -> Path:

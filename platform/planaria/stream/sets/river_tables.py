@@ -19,9 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from planaria.errors import InputError
 from planaria.job import FeatureColumns
-from planaria.stream.sets.folder import data_folder, make_folder
+from planaria.stream.sets.folder import data_folder, make_set
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +53,7 @@ def fetch(name: str, seed: int = 0) -> Path:
     if not folder.exists():
         logger.info("making %s in %s", name, folder)
         content = _arrow(table, seed)
-        try:
-            make_folder(folder, lambda unfinished: pq.write_table(content, unfinished / FILE))
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error}); make room or set PLANARIA_DATA") from error
+        make_set(folder, lambda unfinished: pq.write_table(content, unfinished / FILE))
     return folder / FILE
 
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from planaria.errors import InputError
-from planaria.stream.sets.folder import data_folder, make_folder, sha256
+from planaria.stream.sets.folder import data_folder, make_set, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +45,7 @@ def fetch() -> Path:
     if not folder.exists():
         logger.info("fetching %s into %s", NAME, folder)
         table = next_hour(_find())
-        try:
-            make_folder(folder, lambda unfinished: pq.write_table(table, unfinished / FILE))
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error}); make room or set PLANARIA_DATA") from error
+        make_set(folder, lambda unfinished: pq.write_table(table, unfinished / FILE))
     return folder / FILE
 
 
