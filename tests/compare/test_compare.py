@@ -97,6 +97,16 @@ def test_the_command_prints_one_json_object(job: Path, tmp_path: Path, capsys: p
     assert (tmp_path / "found" / "compare.png").exists()
 
 
+def test_a_regression_with_words_is_learned_by_the_forest_too(job: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    x, kind = random.normal(size=600), random.choice(["a", "b"], 600)
+    pq.write_table(pa.table({"x": x, "kind": kind, "y": 3 * x}), tmp_path / "rows.parquet")
+    found = compare(
+        contest(job, settings=("stream.task=regression",), policies=(), peers=("river:arf",)), tmp_path / "out"
+    )
+    assert found["score"] == "mean absolute error" and found["contestants"][0]["score"] < 1.5
+
+
 def test_a_curve_has_a_point_for_every_interval() -> None:
     curve = Curve(2)
     for score in (1.0, 0.0, 1.0, 1.0, 0.0):

@@ -1,7 +1,7 @@
 """river's learners on a planaria stream: row by row, each predicted before it is learned from.
 
 Source: river (Montiel et al. 2021). A missing number is left out of its row, as river expects; words and codes are told
-apart by the trees and one-hot encoded for the regressions.
+apart by the classifying trees and one-hot encoded for the others.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ def _last_class(seed: int) -> Any:
 
 
 def _forest_regression(seed: int) -> Any:
-    from river import forest
+    from river import compose, forest, preprocessing
 
-    return forest.ARFRegressor(seed=seed)
+    encoded = compose.SelectType(float) + (compose.SelectType(str) | preprocessing.OneHotEncoder())
+    return encoded | forest.ARFRegressor(seed=seed)  # its leaves are linear models, which know numbers alone
 
 
 CLASSIFIERS: Mapping[str, Callable[[int], Any]] = {
