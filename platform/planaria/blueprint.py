@@ -32,6 +32,12 @@ class Blueprint:
     numeric: int = 0
     categorical: int = 0
     categories: int = 0
+    readout_features: int = 0
+    """Random features of the readout beside the transformer; 0 is no readout."""
+    readout_concepts: int = 0
+    """Concepts that the readout keeps apart."""
+    readout_fading: int = 0
+    """Regressions of the readout that fade."""
 
     @property
     def layers(self) -> int:
@@ -52,7 +58,7 @@ class Blueprint:
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers, counted from the shapes."""
+        """Trainable numbers, counted from the shapes. What a readout solves is not trained."""
         d, m = self.width, self.mlp_width
         if self.image_shape is not None:
             inputs = (self.patch_values + 1) * d + self.tokens * d
@@ -64,7 +70,7 @@ class Blueprint:
 
     @property
     def flops_per_sample(self) -> int:
-        """Multiply-adds x 2 of one forward pass; the last layer answers for the class token alone."""
+        """Multiply-adds x 2 of the transformer's forward pass, whose last layer answers for the class token alone."""
         d, m, t = self.width, self.mlp_width, self.tokens
         patches = 2 * (t - 1) * self.patch_values * d if self.image_shape is not None else 0
         total = patches + 2 * d * self.outputs
@@ -99,12 +105,22 @@ class Blueprint:
             raise ValueError("width, head_width, mlp_width and outputs must be at least 1")
         if self.tokens < 2:
             raise ValueError("the input has no columns; name at least one feature")
+        if min(self.readout_features, self.readout_concepts, self.readout_fading) < 0:
+            raise ValueError("readout_features, readout_concepts and readout_fading must not be negative")
 
     @staticmethod
     def for_fields(
-        fields: Fields, *, width: int, head_width: int, mlp_width: int, heads: tuple[int, ...], outputs: int, patch: int
+        fields: Fields,
+        *,
+        width: int,
+        head_width: int,
+        mlp_width: int,
+        heads: tuple[int, ...],
+        outputs: int,
+        patch: int,
+        readout: tuple[int, int, int] = (0, 0, 0),
     ) -> Blueprint:
-        """The blueprint of a model that reads such rows."""
+        """The blueprint of a model that reads such rows. `readout` is (features, concepts, fading)."""
         return Blueprint(
             task=fields.task,
             width=width,
@@ -117,6 +133,9 @@ class Blueprint:
             numeric=len(fields.numeric),
             categorical=len(fields.categorical),
             categories=fields.categories if fields.categorical else 0,
+            readout_features=readout[0],
+            readout_concepts=readout[1],
+            readout_fading=readout[2],
         )
 
 

@@ -187,6 +187,29 @@ class Renew(Settings):
     """Steps for which a new unit is left alone."""
 
 
+class Readout(Settings):
+    """Ridge regressions on fixed random features, solved in closed form, whose answer is added to the model's."""
+
+    features: int = Field(512, ge=8)
+    """Random features of a row; a table's own columns come beside them."""
+    ridge: float = Field(10.0, gt=0)
+    """Pull of the solved weights towards 0, in rows of the stream."""
+    concepts: int = Field(12, ge=2)
+    """Concepts that are told apart, each with a regression of its own; rows of those used longest ago only count in
+    the regression over all."""
+    memory_weight: float = Field(1.0, ge=0)
+    """How much remembered rows count beside fresh ones where it is judged how far each regression, and the
+    transformer, are to be trusted."""
+    half_lives: tuple[int, ...] = ()
+    """Rows after which a row counts half, for each further regression that fades: against drift that no alarm tells."""
+
+    @model_validator(mode="after")
+    def _half_lives_possible(self) -> Readout:
+        if any(rows < 1 for rows in self.half_lives):
+            raise ValueError(f"half_lives is {list(self.half_lives)}; each must be at least 1 row")
+        return self
+
+
 class Learner(Settings):
     """What is learned from a step's rows and from memory."""
 
@@ -199,6 +222,8 @@ class Learner(Settings):
     """What keeps old knowledge beside replay, if anything."""
     renew: Renew | None = None
     """What keeps the model able to learn, if anything."""
+    readout: Readout | None = None
+    """What answers beside the transformer, if anything."""
     alpha: float = Field(0.3, ge=0)
     """der and der++: weight of the distance to the remembered outputs."""
     beta: float = Field(1.0, ge=0)

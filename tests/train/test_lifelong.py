@@ -175,6 +175,8 @@ def test_shards_change_the_curve_only_by_rounding(table: Path) -> None:
         {"renew": {"rate": 0.001}},
         {"optimizer": "sgd", "learning_rate": 0.01},
         {"replay_ratio": 0.0},
+        {"readout": {"features": 60}},
+        {"readout": {"features": 60, "half_lives": [200]}, "loss": "naive", "memory": {"rows": 0}},
     ],
 )
 def test_every_learner_learns(learner: dict[str, Any], table: Path) -> None:
@@ -192,6 +194,7 @@ PROTECTED: list[dict[str, Any]] = [
     {"memory": {"rows": 100, "kind": "loss_aware"}},
     {"memory": {"rows": 100, "kind": "ring"}},
     *({"protect": {"kind": kind, "weight": 0.1}} for kind in ("ewc", "si", "lwf")),
+    {"memory": {"rows": 100}, "readout": {"features": 40, "concepts": 2, "half_lives": [300]}},
 ]
 
 
@@ -224,6 +227,34 @@ def test_what_protects_is_the_same_in_shards_but_for_rounding(learner: dict[str,
     losses = [[row["loss"] for row in run.account.records.rows("steps")] for run in (one, four)]
     assert losses[0][:9] == pytest.approx(losses[1][:9], abs=1e-3)
     assert losses[0] == pytest.approx(losses[1], rel=0.1), "rounding grows at the shift"
+
+
+def test_the_readouts_sums_are_those_of_all_rows_however_concepts_were_told_apart(table: Path) -> None:
+    policy = {"learner": {**POLICY["learner"], "readout": {"features": 40, "ridge": 1.0}}}
+    run = _open(_job(table, policy))
+    run.begin()
+    _live(run)
+    assert run.account.totals.shifts >= 1 and run.model.readout is not None
+    assert len(run.reading.concepts) >= 2
+    features, target = run._decode(run.stream.read(0, 4_000))
+    assert 0 < 4_000 - len(target) < 400, "the others are those to judge by"
+    described = run.model.readout.describe(features).double()
+    gram = torch.stack([sums.gram_DD for sums in run.reading.concepts.values()]).sum(0)
+    torch.testing.assert_close(gram, described.T @ described, rtol=1e-5, atol=1e-2)
+    counts = torch.stack([sums.cross_DC[-1] for sums in run.reading.concepts.values()]).sum(0)
+    torch.testing.assert_close(counts, torch.bincount(target).double(), rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("stream", [{"target": "y"}, {"target": "value", "task": "regression"}])
+def test_a_readout_makes_the_first_rows_easier(stream: dict[str, str], table: Path) -> None:
+    still = {"controller": {"kind": "none"}}
+    learners = [POLICY["learner"], {**POLICY["learner"], "readout": {"features": 100}}]
+    runs = [_open(_job(table, {**still, "learner": one}, stream=stream, samples=1_024)) for one in learners]
+    for run in runs:
+        run.begin()
+        _live(run)
+    bare, read = (np.mean([row["loss"] for row in run.account.records.rows("steps")[1:]]) for run in runs)
+    assert read < 0.95 * bare
 
 
 @pytest.mark.parametrize("target", [{"target": "y"}, {"target": "value", "task": "regression"}])

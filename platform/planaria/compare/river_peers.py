@@ -56,7 +56,9 @@ def _last_class(seed: int) -> Any:
 def _forest_regression(seed: int) -> Any:
     from river import compose, forest, preprocessing
 
-    encoded = compose.SelectType(float) + (compose.SelectType(str) | preprocessing.OneHotEncoder())
+    encoded = compose.TransformerUnion(
+        compose.SelectType(float), compose.SelectType(str) | preprocessing.OneHotEncoder()
+    )
     return encoded | forest.ARFRegressor(seed=seed)  # its leaves are linear models, which know numbers alone
 
 

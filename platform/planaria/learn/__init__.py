@@ -11,8 +11,9 @@ from planaria.learn.learners import (
     build_teacher,
     project,
 )
+from planaria.learn.least_squares import Sums, ridge
 from planaria.learn.losses import row_error, row_loss, row_loss_bias_fitted
-from planaria.learn.memory import DOUBTFUL, ReplayMemory
+from planaria.learn.memory import DOUBTFUL, UNSETTLED, ReplayMemory
 from planaria.learn.optimizers import (
     build_optimizer,
     load_optimizer_tensors,
@@ -24,10 +25,12 @@ from planaria.learn.optimizers import (
 
 __all__ = [
     "DOUBTFUL",
+    "UNSETTLED",
     "Anchors",
     "Objective",
     "Renewal",
     "ReplayMemory",
+    "Sums",
     "Teacher",
     "build_anchors",
     "build_objective",
@@ -40,6 +43,7 @@ __all__ = [
     "replace_parameter",
     "replace_with_state",
     "reset_moments",
+    "ridge",
     "row_error",
     "row_loss",
     "row_loss_bias_fitted",

@@ -189,6 +189,10 @@ class ReplayMemory:
             return slots
         return np.sort(np.random.default_rng((self.seed, _HELD, step)).choice(slots, rows, replace=False))
 
+    def keeps_apart(self, slot: int) -> bool:
+        """Whether the slot's row is never replayed."""
+        return self.hold_back and slot % _HELD_EVERY == _HELD_EVERY - 1
+
     def _replayed(self) -> npt.NDArray[np.int64]:
         """All slots that may ever be replayed."""
         slots = np.arange(self.rows)

@@ -20,6 +20,7 @@ from planaria.blueprint import Blueprint
 from planaria.errors import InputError
 from planaria.model.blocks import Block
 from planaria.model.inputs import ImageInput, TableInput
+from planaria.model.readout import Readout
 
 
 class OutputLayer(nn.Module):
@@ -56,7 +57,14 @@ class OutputLayer(nn.Module):
         self.count.copy_(total)
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        output_BC = F.linear(x_BD, self.weight, self.bias).float()
+        return self.in_units(self.standard(x_BD))
+
+    def standard(self, x_BD: Tensor) -> Tensor:
+        """Logits, or the standardised target."""
+        return F.linear(x_BD, self.weight, self.bias).float()
+
+    def in_units(self, output_BC: Tensor) -> Tensor:
+        """A standardised target in the target's own units; logits as they are."""
         if self.regression:
             return output_BC * self.spread.float() + self.mean.float()
         return output_BC
@@ -77,6 +85,7 @@ class ElasticTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(blueprint.width)
         self.output = OutputLayer(blueprint)
+        self.readout = Readout(blueprint) if blueprint.readout_features else None
 
     def block(self, layer: int) -> Block:
         block = self.blocks[layer]
@@ -97,8 +106,11 @@ class ElasticTransformer(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Logits [B, classes], or predictions [B, 1] in the target's own units. float32 in every precision."""
-        output_BC: Tensor = self.output(self.hidden(features))
-        return output_BC
+        hidden_BD = self.hidden(features)
+        if self.readout is None:
+            output_BC: Tensor = self.output(hidden_BD)
+            return output_BC
+        return self.output.in_units(self.output.standard(hidden_BD) * self.readout.trust[1] + self.readout(features))
 
 
 def build(blueprint: Blueprint, seed: int = 0) -> ElasticTransformer:

@@ -112,7 +112,8 @@ def _recycle_head(
 
 def _restore(model: ElasticTransformer, weights: Mapping[str, Tensor] | None, after: Blueprint, follow: Follow) -> None:
     """Every parameter is replaced, and none keeps optimizer state. Buffers come along: the running statistics of
-    inputs and targets are what the weights were learned under, and with others the function would be another."""
+    inputs and targets are what the weights were learned under, and with others the function would be another. A readout
+    stays: it has forgotten nothing."""
     if weights is None:
         raise ValueError("nothing was kept that could be restored")
     attentions = [weights[f"blocks.{layer}.attention.q"] for layer in range(after.layers)]
@@ -126,7 +127,8 @@ def _restore(model: ElasticTransformer, weights: Mapping[str, Tensor] | None, af
         setattr(model.get_submodule(place), leaf, new)
         follow(old, new, nothing, 1.0)
     for name, buffer in model.named_buffers():
-        buffer.copy_(weights[name])
+        if name in weights:
+            buffer.copy_(weights[name])
     if known < after.outputs:
         _grow_outputs(model, after.outputs, follow)
 
@@ -139,6 +141,8 @@ def _grow_outputs(model: ElasticTransformer, outputs: int, follow: Follow) -> No
     lowest = layer.bias.detach().min().expand(outputs - known).clone()
     _replace(layer, "weight", kept, layer.weight.new_zeros(outputs - known, layer.weight.shape[1]), follow)
     _replace(layer, "bias", kept, lowest, follow)
+    if model.readout is not None:
+        model.readout.grow_outputs(outputs)
 
 
 def _replace(

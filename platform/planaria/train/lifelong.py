@@ -58,6 +58,7 @@ from planaria.train.account import Account
 from planaria.train.evaluate import Evaluator, table_bytes, table_from
 from planaria.train.group import Group, own_shards, tree_sum
 from planaria.train.protection import Protection
+from planaria.train.reading import Reading
 from planaria.train.recollection import FILE as RECOLLECTION_FILE
 from planaria.train.recollection import Recollection
 from planaria.train.renewing import Renewing
@@ -87,9 +88,11 @@ class Lifelong:
         self.task = stream.fields.task
         self.shards = job.scale.shard_count
         policy = job.policy
-        self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, policy.controller.kind != "none")
+        hold_back = policy.controller.kind != "none" or policy.learner.readout is not None
+        self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, hold_back)
         self.objective = build_objective(policy.learner)
         self.protection, self.renewing = Protection(policy.learner), Renewing(policy.learner)
+        self.reading = Reading(policy.learner, self.task, job.seed)
         self.monitor = ShiftMonitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
         self.controller = Controller(policy, job.model.layers, job.seed, judge_for(policy.controller))
@@ -132,8 +135,10 @@ class Lifelong:
             heads=(policy.heads.start,) * model.layers,
             outputs=len(self.stream.labels),
             patch=model.patch,
+            readout=self.reading.sizes,
         )
         self._install(blueprint)
+        self.reading.begin(self.model, self._tensors(first.select(slice(None))))
         self.account.open_revision(blueprint, parent=None, cause="start", why="the blueprint that the job asks for")
         return True
 
@@ -158,8 +163,10 @@ class Lifelong:
         left_context = self.evaluator.take(rows)
         if left_context:
             self.evaluator.measure(self.group.spread, self._score)
-        seen, tick = self._learn(rows, stop, report)
-        self._remember(rows, seen)
+        judged = self.memory.held(self.reading.drawn(len(rows)), self.step)
+        seen, tick, told = self._learn(rows, judged, stop, report)
+        kept_apart = self._remember(rows, seen)
+        self._read(rows, judged, told, kept_apart)
         self.account.add(seen, time.perf_counter() - began)
         self._control(seen)
         self.account.totals.wall_seconds += time.perf_counter() - began
@@ -206,8 +213,10 @@ class Lifelong:
             return 0, stop, str(error)
         return known, stop or (known < count and self.stop_waiting()), None
 
-    def _learn(self, rows: Rows, stop: bool, report: bool) -> tuple[StepReport, Tick]:
-        """Forward, backward, one collective, one optimizer step."""
+    def _learn(
+        self, rows: Rows, judged: npt.NDArray[np.int64], stop: bool, report: bool
+    ) -> tuple[StepReport, Tick, Tensor]:
+        """Forward, backward, one collective, one optimizer step. The last of what it returns is for the readout."""
         if self.blueprint.numeric:
             self.model.observe(self._tensors({"numeric": rows.select(slice(None))["numeric"]}))
         replay = self.memory.draw(self._replayed(len(rows)), self.step)
@@ -216,15 +225,15 @@ class Lifelong:
         for shard in own_shards(self.group.rank, self.group.size, self.shards):
             for parameter in self.parameters:
                 parameter.grad = None
-            statistics = self._shard(shard, rows, replay)
+            statistics = self._shard(shard, rows, replay, judged)
             if self.group.rank == 0 and not parts:
                 statistics[-2], statistics[-1] = float(stop), float(report)
             parts.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
         vector = self.group.sum(tree_sum(parts))
         if not alone:
             self._take_gradients(vector)
-        lengths = self._lengths(len(rows), len(replay))
-        reference, usage, lost_again, statistics = torch.split(vector[-sum(lengths) :], lengths)
+        lengths = self._lengths(len(rows), len(replay), len(judged))
+        reference, usage, lost_again, told, statistics = torch.split(vector[-sum(lengths) :], lengths)
         if self._projects:
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
@@ -242,7 +251,26 @@ class Lifelong:
             self.memory.loss[replay] = lost_again.cpu().numpy()
         if self.task == "regression":
             self.model.output.observe(self._target(rows.target))
-        return seen, Tick(stopped=bool(wishes[0]), report=bool(wishes[1]))
+        return seen, Tick(stopped=bool(wishes[0]), report=bool(wishes[1])), told
+
+    def _read(self, rows: Rows, judged: npt.NDArray[np.int64], told: Tensor, kept_apart: set[int]) -> None:
+        """Let the readout learn the step's rows, but for those that memory keeps apart to judge by."""
+        if self.model.readout is None:
+            return
+        self.reading.withhold(rows.start + at for at in kept_apart)
+        learned = ~rows.held_out
+        learned[list(kept_apart)] = False
+        target = self._target(np.concatenate((rows.target, self.memory.target[judged])))
+        monitor, now = self.monitor, self.row + len(rows)
+        at = torch.from_numpy(learned).to(self.device)
+        self.reading.learn(self.model, told, target, at, self.row, monitor.concept, monitor.contradicted)
+        self.reading.redraw(self.model, self.stream, self.row, now, self._decode)
+
+    def _decode(self, rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
+        """Features and targets of the rows that the readout learns from."""
+        number = rows.start + np.arange(len(rows))
+        learned = np.flatnonzero(~rows.held_out & ~np.isin(number, self.reading.withheld))
+        return self._tensors(rows.select(learned)), self._target(rows.target[learned])
 
     def _clip(self) -> Tensor:
         """Scale the gradients down where they are too long; returns their length. As `clip_grad_norm_`, which also
@@ -253,23 +281,25 @@ class Lifelong:
             nn.utils.clip_grads_with_norm_(self.parameters, longest, norm, foreach=True)
         return norm
 
-    def _shard(self, shard: int, rows: Rows, replay: npt.NDArray[np.int64]) -> Tensor:
+    def _shard(self, shard: int, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> Tensor:
         """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads."""
         low, high = _block(shard, self.shards, len(rows))
         slots = replay[slice(*_block(shard, self.shards, len(replay)))]
         outputs = self.blueprint.outputs
         total, features_wide = len(rows), SKETCH_FEATURES
-        lengths = self._lengths(total, len(replay))
+        lengths = self._lengths(total, len(replay), len(judged))
         everything = torch.zeros(sum(lengths), device=self.device)
-        reference, usage, lost_again, statistics = torch.split(everything, lengths)
-        if high == low and not len(slots):
+        reference, usage, lost_again, told, statistics = torch.split(everything, lengths)
+        judging = slice(*_block(shard, self.shards, len(judged)))
+        if high == low and not len(slots) and not len(judged[judging]):
             return everything
         fresh = rows.select(slice(low, high))
-        batch = _join(fresh, self.memory.select(slots)) if len(slots) else fresh
-        target = self._target(np.concatenate((rows.target[low:high], self.memory.target[slots])))
+        beside = np.concatenate((slots, judged[judging]))
+        batch = _join(fresh, self.memory.select(beside)) if len(beside) else fresh
+        target = self._target(np.concatenate((rows.target[low:high], self.memory.target[beside])))
         features = self._tensors(batch)
         with self._precision(), self.renewing.watching(self.model, usage, total + len(replay)):
-            output = self.model(features)
+            output, answer, to_read = self.reading.pass_through(self.model, features)
         spread = self.model.output.spread
         loss = row_loss(self.task, output, target, spread)
         count = high - low
@@ -282,20 +312,25 @@ class Lifelong:
         objective = (fresh_loss * learned).sum() / max(1, int((~rows.held_out).sum()))
         if len(slots):
             remembered = torch.from_numpy(self.memory.remembered_outputs(slots, outputs)).to(self.device)
-            replayed = self.objective.replayed(*self._in_loss_units(output[count:], remembered), loss[count:])
-            again = replayed.sum() / len(replay)
+            these = slice(count, count + len(slots))
+            replayed = self.objective.replayed(*self._in_loss_units(output[these], remembered), loss[these])
+            lost = replayed.sum() / len(replay)
             if self._projects:
-                again.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+                lost.backward(retain_graph=True)  # type: ignore[no-untyped-call]
                 torch.cat(self._flat_gradients(), out=reference)
                 self.optimizer.zero_grad()
             else:
-                objective = objective + again
+                objective = objective + lost
         objective.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            statistics[low:high] = loss[:count]
+            fresh_answer = answer[:count]
+            statistics[low:high] = row_loss(self.task, fresh_answer, target[:count], spread)
             if len(lost_again):
-                lost_again[slice(*_block(shard, self.shards, len(replay)))] = loss[count:]
-            statistics[total + low : total + high] = row_error(self.task, output[:count], target[:count])
+                lost_again[slice(*_block(shard, self.shards, len(replay)))] = loss[count : count + len(slots)]
+            if to_read is not None:
+                told.view(total + len(judged), -1)[low:high] = to_read[:count]
+                told.view(total + len(judged), -1)[total:][judging] = to_read[count + len(slots) :]
+            statistics[total + low : total + high] = row_error(self.task, fresh_answer, target[:count])
             at = 2 * total
             statistics[at : at + total * outputs].view(total, outputs)[low:high] = output[:count]
             at += total * outputs
@@ -308,14 +343,16 @@ class Lifelong:
         """Whether replayed rows only say in which directions not to go: their gradient goes with the statistics."""
         return self.job.policy.learner.loss == "a_gem"
 
-    def _lengths(self, rows: int, replayed: int) -> list[int]:
+    def _lengths(self, rows: int, replayed: int, judged: int) -> list[int]:
         """Of the parts of what a shard returns: the replayed rows' gradient, where it is kept apart; what hidden units
-        did, where it is watched; replayed rows' losses, where the memory asks; statistics, which are each fresh row's
-        loss, error, outputs and sketch, and two wishes."""
+        did, where it is watched; replayed rows' losses, where the memory asks; what a readout learns from fresh
+        rows and is judged by; statistics, which are each fresh row's loss, error, outputs and sketch, and two
+        wishes."""
         reference = sum(p.numel() for p in self.parameters) if self._projects else 0
         statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + 2
         again = replayed if self.memory.kind == "loss_aware" else 0
-        return [reference, self.renewing.length(self.model), again, statistics]
+        told = (rows + judged) * self.reading.width(self.model)
+        return [reference, self.renewing.length(self.model), again, told, statistics]
 
     def _replayed(self, rows: int) -> int:
         """How many remembered rows are drawn beside so many fresh ones."""
@@ -347,7 +384,8 @@ class Lifelong:
             parameter.grad = vector[at : at + parameter.numel()].view_as(parameter)
             at += parameter.numel()
 
-    def _remember(self, rows: Rows, seen: StepReport) -> None:
+    def _remember(self, rows: Rows, seen: StepReport) -> set[int]:
+        """Returns which of the rows were put where they are never replayed."""
         chosen = self.memory.choose(rows.start, rows.target, ~rows.held_out)
         if chosen:
             at, slots = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
@@ -360,6 +398,7 @@ class Lifelong:
                 self.monitor.concept,
                 seen.loss_B[at],
             )
+        return {at for at, slot in chosen if self.memory.keeps_apart(slot)}
 
     # -- detect, decide, edit
 
@@ -407,13 +446,19 @@ class Lifelong:
         if shift is not None:
             self.present_since = monitor.surely_since
             self.memory.tag_since(shift.onset_sample, DOUBTFUL)
+            self._tag_read(shift.onset_sample, DOUBTFUL)
             if left is not None:
                 library.leave(left, shift.onset_sample, self.row)
         elif monitor.alarm_onset is None and library.due(self.row):
             library.roll(Snapshot.of(self.model, self.blueprint, self.controller.births, self.row))
         if shift is not None or monitor.concept != left:
             self.memory.tag_since(self.present_since, monitor.concept)
+            self._tag_read(self.present_since, monitor.concept)
         self._exclude()
+
+    def _tag_read(self, first_row: int, concept: int | None) -> None:
+        now = self.row
+        self.reading.tag_since(self.model, self.stream, first_row, now, concept, self._decode)
 
     def _exclude(self) -> None:
         self.memory.excluded = self._excluded(self.monitor.contradicted)
@@ -632,6 +677,7 @@ class Lifelong:
             "optimizer.safetensors": save_tensors(optimizer_tensors(self.optimizer, named)),
             **self.protection.files(self.model),
             **self.renewing.files(),
+            **self.reading.files(),
             "memory.arrow": table_bytes(self.memory.to_arrow()),
             "records.arrow": self.account.records.state(),
             RECOLLECTION_FILE: self.recollection.file(),
@@ -650,6 +696,7 @@ class Lifelong:
             )
             self.protection.load(parts, self.model, self.device)
             self.renewing.load(parts, self.device)
+            self.reading.load(parts, self.device)
             self.memory.load_arrow(table_from(parts["memory.arrow"]))
             self.stream.load_state(about["stream"])
             self.monitor.load_state(about["monitor"])

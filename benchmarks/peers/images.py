@@ -1,0 +1,146 @@
+"""The standard picture streams: planaria, never told a boundary, beside Avalanche's learners, which are told them all.
+
+    python -m venv peers && peers/bin/pip install avalanche-lib        its pins differ from ours
+    python -m benchmarks.peers.images --avalanche peers/bin/python
+
+One pass, batches of 10, 1,000 remembered rows. planaria: jobs/split_fashion_mnist.yaml, permuted_ and rotated_, as they
+are. Avalanche: the same rows in the same order, an MLP 784-512-10, its rate chosen for every stream and learner on
+TUNING_SEED, which is not reported. Writes benchmarks/results/peers.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.elastic import ROOT, interval
+from benchmarks.measure import RESULTS
+from rich.console import Console
+
+from planaria.job import Job, load_job
+from planaria.stream import open_stream
+from planaria.train.folder import RunFolder
+from planaria.train.worker import run_here
+
+STREAMS = ("split_fashion_mnist", "permuted_fashion_mnist", "rotated_fashion_mnist")
+LEARNERS = ("replay", "der++")
+RATES = (0.01, 0.03, 0.1)
+TUNING_SEED = 100
+_CHUNK_ROWS = 1_000
+
+
+def job_of(stream: str, seed: int) -> Job:
+    return load_job(ROOT / "jobs" / f"{stream}.yaml", [f"seed={seed}"])
+
+
+def ours(stream: str, seed: int) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        folder = RunFolder(Path(place))
+        folder.make()
+        began = time.process_time()
+        summary = run_here(job_of(stream, seed), folder, ROOT)
+        spent = time.process_time() - began
+    kept = ("final_accuracy", "prequential_accuracy", "samples", "shifts", "true_changes")
+    return {**{key: summary[key] for key in kept}, "parameters": summary["parameters_mean"], "cpu_seconds": spent}
+
+
+def export(stream: str, seed: int, folder: Path) -> Path:
+    """The job's rows, in order, and those that it is evaluated on."""
+    path = folder / f"{stream}-{seed}.npz"
+    if path.exists():
+        return path
+    job = job_of(stream, seed)
+    source = open_stream(job.stream, seed=seed, base=ROOT, hold_out_fraction=0.0)
+    parts = [source.read(at, _CHUNK_ROWS) for at in range(0, source.total_rows or 0, _CHUNK_ROWS)]
+    columns: dict[str, Any] = {
+        "image": np.concatenate([part.select(slice(None))["image"] for part in parts]),
+        "target": np.concatenate([part.target for part in parts]),
+        "context": np.concatenate([part.context for part in parts if part.context is not None]),
+    }
+    for context in range(len(source.contexts)):
+        held = source.held_out(context, job.evaluation.rows_per_context)
+        assert held is not None
+        columns[f"held_image_{context}"] = held.select(slice(None))["image"]
+        columns[f"held_target_{context}"] = held.target
+    np.savez(path, **columns)
+    return path
+
+
+def avalanche(python: str, folder: Path, stream: str, learner: str, rate: float, seed: int) -> dict[str, Any]:
+    script = Path(__file__).with_name("avalanche_peer.py")
+    command = [python, str(script), str(export(stream, seed, folder)), learner, str(rate), str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{stream}, {learner}, rate {rate}: {done.stderr.strip().splitlines()[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def summed_up(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    mean, half = interval([run["final_accuracy"] for run in runs])
+    speed, _ = interval([run["samples"] / run["cpu_seconds"] for run in runs])
+    parameters = float(np.mean([run["parameters"] for run in runs]))
+    return {
+        "final_accuracy": round(mean, 4),
+        "ci95": [round(mean - half, 4), round(mean + half, 4)],
+        "samples_per_cpu_second": round(speed),
+        "parameters": round(parameters),
+        "runs": runs,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--avalanche", help="a Python that has Avalanche; without it, planaria alone")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--streams", nargs="+", default=list(STREAMS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "peers.json")
+    arguments = parser.parse_args()
+    console = Console(width=140)
+    kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"ours": [], "peers": []}
+    with (
+        ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool,
+        tempfile.TemporaryDirectory() as place,
+    ):
+        for stream in arguments.streams:
+            own = list(pool.map(partial(ours, stream), arguments.seeds))
+            row = {"stream": stream, "policy": "remembering", "boundaries": "never told", **summed_up(own)}
+            kept["ours"] = [one for one in kept["ours"] if one["stream"] != stream] + [row]
+            console.print({key: value for key, value in row.items() if key != "runs"})
+            arguments.out.write_text(json.dumps(kept, indent=1) + "\n")
+            if arguments.avalanche is None:
+                continue
+            peer = partial(avalanche, arguments.avalanche, Path(place), stream)
+            for seed in (TUNING_SEED, *arguments.seeds):
+                export(stream, seed, Path(place))
+            for learner in LEARNERS:
+                tried = list(pool.map(partial(peer, learner, seed=TUNING_SEED), RATES))
+                best = max(zip(RATES, tried, strict=True), key=lambda one: one[1]["final_accuracy"])[0]
+                runs = list(pool.map(partial(_peer_of, peer, learner, best), arguments.seeds))
+                row = {"stream": stream, "library": "avalanche 0.6.0", "learner": learner, "rate": best}
+                row |= {"boundaries": "told", **summed_up(runs)}
+                same = (stream, learner)
+                kept["peers"] = [one for one in kept["peers"] if (one["stream"], one["learner"]) != same] + [row]
+                console.print({key: value for key, value in row.items() if key != "runs"})
+                arguments.out.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _peer_of(peer: partial[dict[str, Any]], learner: str, rate: float, seed: int) -> dict[str, Any]:
+    return peer(learner, rate, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,385 @@
+"""The readout of a run: sums over its rows, concept by concept, and what is solved from them.
+
+Equal on every worker: rows are described where they are learned from, and the descriptions summed with the gradients.
+Legend: B fresh and judged rows, D features and the constant 1, E experts, C outputs, W = D + C.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from planaria.learn import DOUBTFUL, UNSETTLED, Sums, ridge
+from planaria.model import ElasticTransformer
+from planaria.policy import Learner
+from planaria.signals import LOOK_BACK_ROWS, Rows, Stream, Task
+
+_SUMS, _ABOUT = "readout.safetensors", "readout.json"
+_REST = -3
+"""Rows of concepts that are no longer told apart."""
+_REDRAWN_AT = (64, 256, 1_024)
+"""Rows of the stream from which the random features are drawn anew: more rows know better what rows look like."""
+_SOLVED_AGAIN, _SOLVED_AFTER_ROWS = 1.2, 500
+"""Solve again when the present concept has this many times the rows, or so many rows more."""
+_FADING_SOLVES = 16
+"""In a half-life."""
+_TRUST_HALF_LIFE = 2_000
+"""Rows, fresh and replayed ones, after which what an expert showed counts half."""
+_TRUST_PULL = 1.0
+_JUDGED_SHARE = 4
+"""Fresh rows to each remembered one on which is judged."""
+_CHUNK_ROWS = 512
+
+
+Decode = Callable[[Rows], tuple[dict[str, Tensor], Tensor]]
+"""Features and targets of those rows that the readout learns from."""
+
+
+class Reading:
+    """Learns a readout (see planaria.model.readout), where the policy asks for one."""
+
+    def __init__(self, learner: Learner, task: Task, seed: int) -> None:
+        self.settings, self.task, self.seed = learner.readout, task, seed
+        self.concepts: dict[int, Sums] = {}
+        """By the detector's number, UNSETTLED, DOUBTFUL or _REST."""
+        self.fading: list[Sums] = []
+        self.spans: list[tuple[int, int]] = []
+        """(first row, concept) of each run of rows, oldest first."""
+        self.excluded: frozenset[int] = frozenset()
+        """Concepts that contradict the present one."""
+        self.agreement_EE = self.promise_E = self.curvature_22 = torch.zeros(0)
+        """Of the experts with each other, and with the targets: sums over rows, faded."""
+        self._present_rows, self._since = 0.0, 0
+        """Rows of the present concept when it was last solved, and rows since."""
+        self._fading_since: list[int] = []
+        self._stale = True
+        self.withheld: list[int] = []
+        """Newest rows of the stream that are not learned from, so that they can judge."""
+        self._names: list[int] = []
+        """Concepts in the readout's order."""
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """For the blueprint: (features, concepts, fading)."""
+        return (
+            (0, 0, 0)
+            if self.settings is None
+            else (
+                self.settings.features,
+                self.settings.concepts,
+                len(self.settings.half_lives),
+            )
+        )
+
+    def begin(self, model: ElasticTransformer, features: Mapping[str, Tensor]) -> None:
+        """Draw the random features from the stream's first rows."""
+        if model.readout is None:
+            return
+        model.readout.features.fit(features, self.seed)
+        self._forget(model)
+        experts = len(model.readout.weight_E)
+        device = model.output.bias.device
+        self.agreement_EE = torch.zeros(experts, experts, dtype=torch.float64, device=device)
+        self.promise_E = torch.zeros(experts, dtype=torch.float64, device=device)
+        self.curvature_22 = torch.zeros(2, 2, dtype=torch.float64, device=device)
+
+    def _forget(self, model: ElasticTransformer) -> None:
+        assert model.readout is not None and self.settings is not None
+        size, outputs, device = model.readout.size, model.blueprint.outputs, model.output.bias.device
+        self.concepts = {}
+        self._names = []
+        self.fading = [Sums.empty(size, outputs, device) for _ in self.settings.half_lives]
+        self._fading_since = [_CHUNK_ROWS] * len(self.fading)
+        self._stale = True
+
+    def drawn(self, rows: int) -> int:
+        """Remembered rows, never learned from, on which a step of so many fresh rows judges."""
+        return 0 if self.settings is None else max(1, rows // _JUDGED_SHARE)
+
+    def width(self, model: ElasticTransformer) -> int:
+        """Numbers of each fresh or judged row that the workers sum up."""
+        return 0 if model.readout is None else model.readout.size + model.blueprint.outputs
+
+    def pass_through(
+        self, model: ElasticTransformer, features: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the transformer is trained on, which is all it says beside the readout; what is answered; and each row's
+        description and what the transformer by itself says of it, [rows, width]."""
+        if model.readout is None:
+            output_BC = model(features)
+            return output_BC, output_BC, None
+        seen: list[Tensor] = []
+        hook = model.readout.features.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try:
+            read_BC = model.readout(features)
+        finally:
+            hook.remove()
+        alone_BC = model.output.standard(model.hidden(features))
+        trained_BC = model.output.in_units(alone_BC + read_BC)
+        with torch.no_grad():
+            answered_BC = model.output.in_units(alone_BC * model.readout.trust[1] + read_BC)
+            told = torch.cat((F.pad(seen[0], (0, 1), value=1.0), alone_BC), 1)
+        return trained_BC, answered_BC, told
+
+    def withhold(self, rows: Iterable[int]) -> None:
+        """Do not learn from these rows of the stream."""
+        self.withheld = (self.withheld + sorted(rows))[-LOOK_BACK_ROWS:]
+
+    @torch.no_grad()
+    def learn(
+        self,
+        model: ElasticTransformer,
+        told: Tensor,
+        target: Tensor,
+        learned: Tensor,
+        row: int,
+        present: int | None,
+        contradicted: frozenset[int],
+    ) -> None:
+        """After a step: `told` holds the fresh rows and then the judged ones, `target` theirs; `learned` says which
+        fresh rows may be learned from. `row` is the first one's number."""
+        if model.readout is None or self.settings is None:
+            return
+        told_BW = told.view(len(target), -1)
+        described_BD, alone_BC = told_BW[:, : model.readout.size], told_BW[:, model.readout.size :]
+        target_BC = self._columns(model, target)
+        fresh = len(learned)
+        weight_B = torch.ones(len(target), dtype=torch.float64, device=target.device)
+        weight_B[fresh:] = self.settings.memory_weight * fresh / max(1, len(target) - fresh)
+        self._judge(model, described_BD, alone_BC, target_BC, weight_B)
+        described_BD, target_BC = described_BD[:fresh][learned], target_BC[:fresh][learned]
+        key = UNSETTLED if present is None else present
+        if not self.spans or self.spans[-1][1] != key:
+            self.spans.append((row, key))
+        self._sums(model, key).add(described_BD, target_BC)
+        rows = len(target_BC)
+        for at, half_life in enumerate(self.settings.half_lives):
+            self.fading[at].fade(0.5 ** (rows / half_life))
+            self.fading[at].add(described_BD, target_BC)
+            self._fading_since[at] += rows
+        self._since += rows
+        self._stale |= contradicted != self.excluded
+        self.excluded = contradicted
+        self._solve(model, key)
+
+    def redraw(self, model: ElasticTransformer, stream: Stream, before: int, now: int, decode: Decode) -> None:
+        """After the step that took the stream from row `before` to `now`: draw the random features anew, and sum up
+        what was learned until now again, where that is due."""
+        if model.readout is None or not any(before < at <= now for at in _REDRAWN_AT):
+            return
+        features, _ = decode(stream.read(0, now))
+        model.readout.features.fit(features, self.seed)
+        self._forget(model)
+        ends = [first for first, _ in self.spans[1:]] + [now]
+        for (first, key), end in zip(self.spans, ends, strict=True):
+            for low, described_BD, target_BC in self._described(model, stream, first, end, decode):
+                self._sums(model, key).add(described_BD, target_BC)
+                for sums, half_life in zip(self.fading, self.settings.half_lives if self.settings else (), strict=True):
+                    age = now - low - len(target_BC) / 2
+                    weight = 0.5 ** (age / half_life)
+                    sums.add(described_BD, target_BC, weight)
+        self._solve(model, self.spans[-1][1])
+
+    def tag_since(
+        self, model: ElasticTransformer, stream: Stream, first_row: int, now: int, concept: int | None, decode: Decode
+    ) -> None:
+        """Rows from `first_row` on turned out to be of this concept (None while it is not known)."""
+        if model.readout is None or not self.spans:
+            return
+        key = UNSETTLED if concept is None else concept
+        first_row = max(first_row, now - LOOK_BACK_ROWS, 0)
+        ends = [first for first, _ in self.spans[1:]] + [now]
+        kept: list[tuple[int, int]] = []
+        for (first, old), end in zip(self.spans, ends, strict=True):
+            if end <= first_row or old == key:
+                kept.append((first, old))
+                continue
+            if first < first_row:
+                kept.append((first, old))
+            self._move(model, stream, max(first, first_row), end, old, key, decode)
+            kept.append((max(first, first_row), key))
+        self.spans = [span for at, span in enumerate(kept) if at == 0 or kept[at - 1][1] != span[1]]
+        recent = [span for span in self.spans if span[0] >= now - LOOK_BACK_ROWS]
+        self.spans = self.spans[-len(recent) - 1 :]
+        self._stale = True
+
+    def _move(
+        self, model: ElasticTransformer, stream: Stream, low: int, high: int, old: int, new: int, decode: Decode
+    ) -> None:
+        if old in (UNSETTLED, DOUBTFUL) and sum(key == old for _, key in self.spans) == 1 and (low, old) in self.spans:
+            if old in self.concepts:
+                self._sums(model, new).merge(self.concepts.pop(old))
+            return
+        for _, described_BD, target_BC in self._described(model, stream, low, high, decode):
+            self._sums(model, old).add(described_BD, target_BC, -1.0)
+            self._sums(model, new).add(described_BD, target_BC)
+
+    def _described(
+        self, model: ElasticTransformer, stream: Stream, low: int, high: int, decode: Decode
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        assert model.readout is not None
+        for at in range(low, high, _CHUNK_ROWS):
+            features, target = decode(stream.read(at, min(_CHUNK_ROWS, high - at)))
+            yield at, model.readout.describe(features), self._columns(model, target)
+
+    def _sums(self, model: ElasticTransformer, key: int) -> Sums:
+        assert model.readout is not None
+        if key not in self.concepts:
+            self.concepts[key] = Sums.empty(model.readout.size, model.blueprint.outputs, model.output.bias.device)
+        self.concepts[key] = self.concepts.pop(key)  # the one used last is last
+        return self.concepts[key]
+
+    def _columns(self, model: ElasticTransformer, target: Tensor) -> Tensor:
+        """Shape [rows, C], float32."""
+        if self.task == "classification":
+            return F.one_hot(target, model.blueprint.outputs).float()
+        return target.float()[:, None]
+
+    # -- what answers
+
+    def _judge(
+        self, model: ElasticTransformer, described_BD: Tensor, alone_BC: Tensor, target_BC: Tensor, weight_B: Tensor
+    ) -> None:
+        """How far each expert is to be trusted: regression of the targets on what the experts said beforehand. Then how
+        far their answer, and the transformer: Newton's method on the loss."""
+        readout = model.readout
+        assert readout is not None
+        experts_BEC = readout.experts(described_BD).double()
+        told_BC = self._told(model, target_BC).double()
+        fade = 0.5 ** (len(target_BC) / _TRUST_HALF_LIFE)
+        both_B2C = torch.stack(
+            (torch.einsum("bec,e->bc", experts_BEC, readout.weight_E.double()), alone_BC.double()), 1
+        )
+        answer_BC = torch.einsum("bkc,k->bc", both_B2C, readout.trust.double())
+        if self.task == "classification":
+            answer_BC = answer_BC.softmax(1)
+            centred_B2C = both_B2C - (both_B2C * answer_BC[:, None]).sum(2, keepdim=True)
+            curved_B2C = centred_B2C * answer_BC[:, None]
+        else:
+            centred_B2C = curved_B2C = both_B2C
+        slope_2 = torch.einsum("bkc,bc,b->k", both_B2C, answer_BC - told_BC, weight_B)
+        curvature_22 = torch.einsum("bkc,blc,b->kl", centred_B2C, curved_B2C, weight_B)
+        self.curvature_22 = self.curvature_22 * fade + curvature_22
+        pull_22 = _TRUST_PULL * torch.eye(2, dtype=torch.float64, device=slope_2.device)
+        step_2 = torch.linalg.solve(self.curvature_22 + pull_22, slope_2)
+        readout.trust.copy_((readout.trust - step_2).clamp(min=0))
+        self.agreement_EE = self.agreement_EE * fade + torch.einsum("bec,bfc,b->ef", experts_BEC, experts_BEC, weight_B)
+        self.promise_E = self.promise_E * fade + torch.einsum("bec,bc,b->e", experts_BEC, told_BC, weight_B)
+        pull_EE = _TRUST_PULL * torch.eye(len(self.promise_E), dtype=torch.float64, device=self.promise_E.device)
+        readout.weight_E.copy_(torch.linalg.solve(self.agreement_EE + pull_EE, self.promise_E))
+
+    def _told(self, model: ElasticTransformer, target_BC: Tensor) -> Tensor:
+        """Targets in the units of the readout's answer."""
+        if self.task == "classification":
+            return target_BC
+        return (target_BC - model.output.mean) / model.output.spread
+
+    def _in_told(self, model: ElasticTransformer, sums: Sums) -> Tensor:
+        """Products of features and targets, in the units of the readout's answer."""
+        if self.task == "classification":
+            return sums.cross_DC
+        return (sums.cross_DC - model.output.mean * sums.gram_DD[:, -1:]) / model.output.spread
+
+    def _solve(self, model: ElasticTransformer, present: int) -> None:
+        assert model.readout is not None and self.settings is not None
+        readout, pull = model.readout, self.settings.ridge
+        for at, half_life in enumerate(self.settings.half_lives):
+            if self._fading_since[at] >= half_life / _FADING_SOLVES:
+                sums = self.fading[at]
+                sums.widen(model.blueprint.outputs)
+                readout.fading_HDC[at] = ridge(sums.gram_DD, self._in_told(model, sums), pull)
+                self._fading_since[at] = 0
+        rows = self._sums(model, present).rows
+        if not self._stale and rows < self._present_rows * _SOLVED_AGAIN and self._since < _SOLVED_AFTER_ROWS:
+            return
+        self._fold()
+        for sums in self.concepts.values():
+            sums.widen(model.blueprint.outputs)
+        used = {key: sums for key, sums in self.concepts.items() if key not in self._left_out}
+        names = [key for key in sorted(used) if key not in (DOUBTFUL, _REST)]
+        every_concept = self._stale or names != self._names
+        total = Sums.empty(readout.size, model.blueprint.outputs, model.output.bias.device)
+        for key in sorted(used):
+            total.merge(used[key])
+        belongs_DK = torch.stack([used[key].gram_DD[:, -1] for key in names], 1)
+        outputs = model.blueprint.outputs
+        both = ridge(total.gram_DD, torch.cat((self._in_told(model, total), belongs_DK), 1), pull)
+        readout.all_DC.copy_(both[:, :outputs])
+        readout.recogniser_DK.zero_()
+        readout.recogniser_DK[:, : len(names)] = both[:, outputs:]
+        readout.held_K.zero_()
+        readout.held_K[: len(names)] = 1.0
+        for at, key in enumerate(names):
+            if every_concept or key == present:
+                readout.concept_KDC[at] = ridge(used[key].gram_DD, self._in_told(model, used[key]), pull)
+            if key == present:
+                readout.present_DC.copy_(readout.concept_KDC[at])
+        self._present_rows, self._since, self._stale, self._names = rows, 0, False, names
+
+    @property
+    def _left_out(self) -> frozenset[int]:
+        return self.excluded | {DOUBTFUL} if self.excluded else self.excluded
+
+    def _fold(self) -> None:
+        """Tell no more concepts apart than the policy says: those used longest ago go."""
+        assert self.settings is not None
+        told = [key for key in self.concepts if key not in (DOUBTFUL, _REST)]
+        for key in told[: max(0, len(told) - self.settings.concepts)]:
+            sums = self.concepts.pop(key)
+            if _REST in self.concepts:
+                self.concepts[_REST].merge(sums)
+            else:
+                self.concepts[_REST] = sums
+            self._stale = True
+
+    # -- state
+
+    def files(self) -> dict[str, bytes]:
+        """What of it belongs into a checkpoint; what answers is in the model."""
+        if self.settings is None:
+            return {}
+        kept = {f"concept/{key}": sums for key, sums in self.concepts.items()}
+        kept |= {f"fading/{at}": sums for at, sums in enumerate(self.fading)}
+        tensors = {"agreement": self.agreement_EE, "promise": self.promise_E, "curvature": self.curvature_22}
+        for name, sums in kept.items():
+            tensors |= {f"{name}/gram": sums.gram_DD, f"{name}/cross": sums.cross_DC}
+        about = {
+            "concepts": list(self.concepts),
+            "spans": self.spans,
+            "excluded": sorted(self.excluded),
+            "present_rows": self._present_rows,
+            "since": self._since,
+            "fading_since": self._fading_since,
+            "stale": self._stale,
+            "names": self._names,
+            "withheld": self.withheld,
+        }
+        content = save_tensors({name: value.contiguous().cpu() for name, value in tensors.items()})
+        return {_SUMS: content, _ABOUT: json.dumps(about).encode()}
+
+    def load(self, files: Mapping[str, bytes], device: torch.device) -> None:
+        """Inverse of `files`. Raises KeyError, TypeError or ValueError where they are not of such a run."""
+        if self.settings is None:
+            return
+        about = json.loads(files[_ABOUT])
+        tensors = {name: value.to(device) for name, value in load_tensors(files[_SUMS]).items()}
+
+        def sums(name: str) -> Sums:
+            return Sums(tensors[f"{name}/gram"], tensors[f"{name}/cross"])
+
+        self.concepts = {int(key): sums(f"concept/{key}") for key in about["concepts"]}
+        self.fading = [sums(f"fading/{at}") for at in range(len(self.settings.half_lives))]
+        self.agreement_EE, self.promise_E = tensors["agreement"], tensors["promise"]
+        self.curvature_22 = tensors["curvature"]
+        self.spans = [(int(first), int(key)) for first, key in about["spans"]]
+        self.excluded = frozenset(int(key) for key in about["excluded"])
+        self._present_rows, self._since = float(about["present_rows"]), int(about["since"])
+        self._fading_since, self._stale = [int(rows) for rows in about["fading_since"]], bool(about["stale"])
+        self._names = [int(key) for key in about["names"]]
+        self.withheld = [int(row) for row in about["withheld"]]

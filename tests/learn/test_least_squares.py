@@ -1,0 +1,70 @@
+"""Sums over rows, and what is solved from them."""
+
+from __future__ import annotations
+
+import torch
+
+from planaria.learn import Sums, ridge
+
+
+def _rows(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    described = torch.cat((torch.randn(rows, 4, generator=generator), torch.ones(rows, 1)), 1)
+    return described, torch.randn(rows, 2, generator=generator)
+
+
+def _of(*parts: tuple[torch.Tensor, torch.Tensor]) -> Sums:
+    sums = Sums.empty(5, 2, torch.device("cpu"))
+    for described, target in parts:
+        sums.add(described, target)
+    return sums
+
+
+def test_many_rows_give_what_least_squares_gives() -> None:
+    described, target = _rows(300, 0)
+    sums = _of((described, target))
+    expected = torch.linalg.lstsq(described, target).solution
+    torch.testing.assert_close(ridge(sums.gram_DD, sums.cross_DC, 1e-6), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_pull_draws_the_weights_to_zero_but_not_the_constant() -> None:
+    described, target = _rows(300, 0)
+    sums = _of((described, target + 7))
+    weights = ridge(sums.gram_DD, sums.cross_DC, 1e9)
+    assert weights[:-1].abs().max() < 1e-3
+    torch.testing.assert_close(weights[-1], target.mean(0) + 7, rtol=1e-3, atol=1e-3)
+
+
+def test_rows_taken_out_again_leave_no_trace() -> None:
+    first, second = _rows(50, 1), _rows(40, 2)
+    sums, alone = _of(first, second), _of(first)
+    sums.add(*second, -1.0)
+    torch.testing.assert_close(sums.gram_DD, alone.gram_DD)
+    torch.testing.assert_close(sums.cross_DC, alone.cross_DC)
+    assert round(sums.rows) == 50
+
+
+def test_merged_sums_are_those_of_all_rows_also_where_one_knows_more_classes() -> None:
+    first, (described, target) = _rows(50, 1), _rows(40, 2)
+    wider = torch.cat((target, target[:, :1]), 1)
+    merged, other = _of(first), Sums.empty(5, 3, torch.device("cpu"))
+    other.add(described, wider)
+    merged.merge(other)
+    expected = (
+        torch.cat((first[0], described)).double().T
+        @ torch.cat((torch.nn.functional.pad(first[1], (0, 1)), wider)).double()
+    )
+    torch.testing.assert_close(merged.cross_DC, expected)
+
+
+def test_a_feature_that_no_row_had_has_no_weight() -> None:
+    described, target = _rows(60, 3)
+    described[:, 1] = 0
+    sums = _of((described, target))
+    weights = ridge(sums.gram_DD, sums.cross_DC, 1.0)
+    assert torch.equal(weights[1], torch.zeros(2)) and weights.isfinite().all()
+
+
+def test_without_rows_nothing_is_estimated() -> None:
+    sums = _of()
+    assert torch.equal(ridge(sums.gram_DD, sums.cross_DC, 1.0), torch.zeros(5, 2))
