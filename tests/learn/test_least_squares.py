@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from planaria.learn import Sums, ridge
@@ -68,3 +69,12 @@ def test_a_feature_that_no_row_had_has_no_weight() -> None:
 def test_without_rows_nothing_is_estimated() -> None:
     sums = _of()
     assert torch.equal(ridge(sums.gram_DD, sums.cross_DC, 1.0), torch.zeros(5, 2))
+
+
+def test_packed_sums_come_back_bit_for_bit_and_others_are_refused() -> None:
+    sums = _of(_rows(60, 4))
+    again = Sums.unpacked(*sums.packed())
+    lower = sums.gram_DD.tril()
+    assert torch.equal(again.gram_DD, lower + lower.tril(-1).T) and torch.equal(again.cross_DC, sums.cross_DC)
+    with pytest.raises(ValueError, match="15 products of features are not those of 4 features"):
+        Sums.unpacked(sums.packed()[0], torch.zeros(4, 2))

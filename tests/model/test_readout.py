@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from planaria.blueprint import Blueprint, GrowOutputs
+from planaria.blueprint import Blueprint, GrowOutputs, Restore
+from planaria.control.library import Snapshot
 from planaria.model import ElasticTransformer, build, load_model, save_model
 from planaria.morph import operate
 
@@ -103,6 +104,16 @@ def test_new_classes_leave_the_known_ones_answers() -> None:
     after = model(features)
     torch.testing.assert_close(after[:, :3], before)
     assert after.shape == (200, 5)
+
+
+def test_restoring_a_concept_leaves_the_readout_as_it_is() -> None:
+    model, features = _read(PICTURES)
+    kept = Snapshot.of(model, model.blueprint, [[0]], 10)
+    assert model.readout is not None
+    read = model.readout(features)
+    operate(model, Restore(0, model.blueprint.heads), seed=0, weights=kept.weights)
+    assert not any(name.startswith("readout.") for name in kept.weights)
+    assert torch.equal(model.readout(features), read)
 
 
 def test_rows_are_read_by_the_regression_of_the_concept_that_they_look_like() -> None:

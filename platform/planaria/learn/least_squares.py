@@ -17,7 +17,8 @@ class Sums:
     """Over rows, in float64."""
 
     gram_DD: Tensor
-    """Of products of two features; the last column is the sum of each feature, its last entry the number of rows."""
+    """Of products of two features; the last row is the sum of each feature, its last entry the number of rows. The
+    lower triangle is what counts: the other one differs by rounding."""
     cross_DC: Tensor
     """Of products of a feature and a target."""
 
@@ -47,6 +48,20 @@ class Sums:
         self.gram_DD *= factor
         self.cross_DC *= factor
 
+    def packed(self) -> tuple[Tensor, Tensor]:
+        """For a checkpoint: the lower triangle of the Gram matrix, row by row, and the products with the targets."""
+        return self.gram_DD[*_triangle(len(self.gram_DD))], self.cross_DC
+
+    @staticmethod
+    def unpacked(triangle: Tensor, cross_DC: Tensor) -> Sums:
+        """Inverse of `packed`. Raises ValueError where the two do not belong together."""
+        features = len(cross_DC)
+        if len(triangle) != features * (features + 1) // 2:
+            raise ValueError(f"{len(triangle)} products of features are not those of {features} features")
+        lower_DD = triangle.new_zeros(features, features)
+        lower_DD[*_triangle(features)] = triangle
+        return Sums(lower_DD + lower_DD.tril(-1).T, cross_DC)
+
     def widen(self, columns: int) -> None:
         """Columns that are new were 0 in all rows so far."""
         self.cross_DC = F.pad(self.cross_DC, (0, max(0, columns - self.cross_DC.shape[1])))
@@ -68,3 +83,8 @@ def ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float) -> Tensor:
     weights_DC = torch.zeros_like(cross_DC)
     weights_DC[met] = solved_DC
     return weights_DC.float()
+
+
+def _triangle(size: int) -> tuple[Tensor, Tensor]:
+    row, column = torch.tril_indices(size, size)
+    return row, column

@@ -284,7 +284,7 @@ class Reading:
         """Products of features and targets, in the units of the readout's answer."""
         if self.task == "classification":
             return sums.cross_DC
-        return (sums.cross_DC - model.output.mean * sums.gram_DD[:, -1:]) / model.output.spread
+        return (sums.cross_DC - model.output.mean * sums.gram_DD[-1][:, None]) / model.output.spread
 
     def _solve(self, model: ElasticTransformer, present: int) -> None:
         assert model.readout is not None and self.settings is not None
@@ -307,7 +307,7 @@ class Reading:
         total = Sums.empty(readout.size, model.blueprint.outputs, model.output.bias.device)
         for key in sorted(used):
             total.merge(used[key])
-        belongs_DK = torch.stack([used[key].gram_DD[:, -1] for key in names], 1)
+        belongs_DK = torch.stack([used[key].gram_DD[-1] for key in names], 1)
         outputs = model.blueprint.outputs
         both = ridge(total.gram_DD, torch.cat((self._in_told(model, total), belongs_DK), 1), pull)
         readout.all_DC.copy_(both[:, :outputs])
@@ -348,7 +348,7 @@ class Reading:
         kept |= {f"fading/{at}": sums for at, sums in enumerate(self.fading)}
         tensors = {"agreement": self.agreement_EE, "promise": self.promise_E, "curvature": self.curvature_22}
         for name, sums in kept.items():
-            tensors |= {f"{name}/gram": sums.gram_DD, f"{name}/cross": sums.cross_DC}
+            tensors[f"{name}/gram"], tensors[f"{name}/cross"] = sums.packed()
         about = {
             "concepts": list(self.concepts),
             "spans": self.spans,
@@ -371,7 +371,7 @@ class Reading:
         tensors = {name: value.to(device) for name, value in load_tensors(files[_SUMS]).items()}
 
         def sums(name: str) -> Sums:
-            return Sums(tensors[f"{name}/gram"], tensors[f"{name}/cross"])
+            return Sums.unpacked(tensors[f"{name}/gram"], tensors[f"{name}/cross"])
 
         self.concepts = {int(key): sums(f"concept/{key}") for key in about["concepts"]}
         self.fading = [sums(f"fading/{at}") for at in range(len(self.settings.half_lives))]
