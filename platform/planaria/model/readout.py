@@ -74,9 +74,13 @@ class Readout(nn.Module):
         first = torch.stack((described_BD @ self.all_DC, recognised_BC, described_BD @ self.present_DC), 1)
         return torch.cat((first, fading_BHC), 1)
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+    def answer(self, described_BD: Tensor) -> Tensor:
         """What is added to the transformer's output: logits, or standardised targets. Shape [B, C]."""
-        return torch.einsum("bec,e->bc", self.experts(self.describe(features)), self.weight_E) * self.trust[0]
+        return torch.einsum("bec,e->bc", self.experts(described_BD), self.weight_E) * self.trust[0]
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """`answer` of raw rows."""
+        return self.answer(self.describe(features))
 
     def grow_outputs(self, outputs: int) -> None:
         """New classes have not been seen: their estimate is 0."""

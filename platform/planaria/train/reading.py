@@ -114,17 +114,13 @@ class Reading:
         if model.readout is None:
             output_BC = model(features)
             return output_BC, output_BC, None
-        seen: list[Tensor] = []
-        hook = model.readout.features.register_forward_hook(lambda module, inputs, output: seen.append(output))
-        try:
-            read_BC = model.readout(features)
-        finally:
-            hook.remove()
+        described_BD = model.readout.describe(features)
+        read_BC = model.readout.answer(described_BD)
         alone_BC = model.output.standard(model.hidden(features))
         trained_BC = model.output.in_units(alone_BC + read_BC)
         with torch.no_grad():
             answered_BC = model.output.in_units(alone_BC * model.readout.trust[1] + read_BC)
-            told = torch.cat((F.pad(seen[0], (0, 1), value=1.0), alone_BC), 1)
+            told = torch.cat((described_BD, alone_BC), 1)
         return trained_BC, answered_BC, told
 
     def withhold(self, rows: Iterable[int]) -> None:
