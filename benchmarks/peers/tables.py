@@ -4,7 +4,7 @@
     python -m benchmarks.peers.tables --seeds 0 --peers arf logistic_regression last_class
 
 jobs/river_table.yaml, whole streams; a setting of planaria's was chosen on seed 100, river's are its defaults. Writes
-benchmarks/results/peers_tables.json.
+benchmarks/results/peers_tables.json; of the same seeds, what it holds of others than those asked for stays.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ _COLUMNS = ("name", "score", "score_ci95", "samples_per_cpu_second")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", nargs="+", default=list(TABLES))
-    parser.add_argument("--peers", nargs="+", default=list(PEERS))
+    parser.add_argument("--peers", nargs="*", default=list(PEERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--processes", type=int)
     parser.add_argument("--out", type=Path, default=RESULTS / "peers_tables.json")
     arguments = parser.parse_args()
     console = Console(width=140)
-    results = []
+    kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
+    results = {one["stream"]: one for one in kept if one["seeds"] == arguments.seeds}
     for stream in arguments.streams:
         contest = Contest(
             job=ROOT / "jobs" / "river_table.yaml",
@@ -46,9 +47,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             found = compare(contest, Path(place), processes=arguments.processes)
         rows = [{key: one[key] for key in _COLUMNS} for one in found["contestants"]]
-        results.append({"stream": stream, "seeds": arguments.seeds, "contestants": rows})
+        before = results.get(stream, {"contestants": []})["contestants"]
+        others = [one for one in before if one["name"] not in {row["name"] for row in rows}]
+        results[stream] = {"stream": stream, "seeds": arguments.seeds, "contestants": rows + others}
         console.print(stream, {row["name"]: round(row["score"], 4) for row in rows})
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(list(results.values()), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -201,7 +201,8 @@ class Readout(Settings):
     """How much remembered rows count beside fresh ones where it is judged how far each regression, and the
     transformer, are to be trusted."""
     half_lives: tuple[int, ...] = ()
-    """Rows after which a row counts half, for each further regression that fades: against drift that no alarm tells."""
+    """Rows after which a row counts half, for each further pair of regressions that fade, one of them on a table's
+    columns alone: against drift that no alarm tells."""
 
     @model_validator(mode="after")
     def _half_lives_possible(self) -> Readout:

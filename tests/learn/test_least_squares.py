@@ -78,3 +78,12 @@ def test_packed_sums_come_back_bit_for_bit_and_others_are_refused() -> None:
     assert torch.equal(again.gram_DD, lower + lower.tril(-1).T) and torch.equal(again.cross_DC, sums.cross_DC)
     with pytest.raises(ValueError, match="15 products of features are not those of 4 features"):
         Sums.unpacked(sums.packed()[0], torch.zeros(4, 2))
+
+
+def test_only_the_first_features_are_used_where_that_is_asked_for() -> None:
+    described, target = _rows(300, 5)
+    sums = _of((described, target))
+    weights = ridge(sums.gram_DD, sums.cross_DC, 1e-6, first=2)
+    assert torch.equal(weights[2:4], torch.zeros(2, 2))
+    expected = torch.linalg.lstsq(described[:, [0, 1, 4]], target).solution
+    torch.testing.assert_close(weights[[0, 1, 4]], expected, rtol=1e-3, atol=1e-4)

@@ -28,7 +28,7 @@ TABLE = Blueprint(
     categories=8,
     readout_features=40,
     readout_concepts=2,
-    readout_fading=1,
+    readout_fading=2,
 )
 
 

@@ -67,14 +67,18 @@ class Sums:
         self.cross_DC = F.pad(self.cross_DC, (0, max(0, columns - self.cross_DC.shape[1])))
 
 
-def ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float) -> Tensor:
+def ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float, first: int | None = None) -> Tensor:
     """What estimates the targets, pulled towards 0 as strongly as `pull_rows` rows of typical features would. The
-    constant is not pulled. Shape [D, C], float32."""
+    constant is not pulled. With `first`, of the features only so many first ones and the constant are used.
+    Shape [D, C], float32."""
     rows = float(gram_DD[-1, -1])
     if rows < 0.5:
         return torch.zeros_like(cross_DC, dtype=torch.float32)
     squares_D = gram_DD.diagonal()
-    met = torch.nonzero(squares_D > 1e-9)[:, 0]
+    used_D = squares_D > 1e-9
+    if first is not None:
+        used_D[first:-1] = False
+    met = torch.nonzero(used_D)[:, 0]
     pull_D = torch.full((len(met),), pull_rows, dtype=gram_DD.dtype, device=gram_DD.device)
     pull_D[-1] = 1e-6 * rows
     system_DD = gram_DD[met][:, met]

@@ -56,7 +56,7 @@ class PictureFeatures(nn.Module):
         cells = 2 * (-(-steps[0] // self.pool[0])) * (-(-steps[1] // self.pool[1]))
         count = max(1, round(_LOCAL_SHARE * blueprint.readout_features / cells))
         projected = max(1, blueprint.readout_features - count * cells)
-        self.size = count * cells + projected
+        self.size, self.own = count * cells + projected, 0
         self.register_buffer("filters", torch.zeros(count, channels, self.side, self.side))
         self.register_buffer("projection_DP", torch.zeros(projected, channels * height * width))
         self.register_buffer("offset_D", torch.zeros(projected))
@@ -124,7 +124,7 @@ class TableFeatures(nn.Module):
         values = 2 * self.numeric + self.categorical * self.buckets
         centred = round(_CENTRED_SHARE * blueprint.readout_features)
         mixed = blueprint.readout_features - centred
-        self.size = values + mixed + centred
+        self.size, self.own = values + mixed + centred, values
         self.register_buffer("mean_K", torch.zeros(self.numeric))
         self.register_buffer("spread_K", torch.ones(self.numeric))
         self.register_buffer("mix_DV", torch.zeros(mixed, values))

@@ -20,7 +20,8 @@ _START_SCALE = 8.0
 """Of a class's estimated probability, into a logit, before it is learned."""
 ALL, RECOGNISED, PRESENT = range(3)
 """The first experts: one regression over all rows; each concept's own, weighted by how surely a row is recognised as
-the concept's; that of the present concept. Behind them, one that fades for each half-life."""
+the concept's; that of the present concept. Behind them, two for each half-life that fade: on all features, and on the
+columns alone (of pictures, on the constant alone)."""
 
 
 class Readout(nn.Module):

@@ -73,7 +73,7 @@ class Reading:
             else (
                 self.settings.features,
                 self.settings.concepts,
-                len(self.settings.half_lives),
+                2 * len(self.settings.half_lives),
             )
         )
 
@@ -289,7 +289,9 @@ class Reading:
             if self._fading_since[at] >= half_life / _FADING_SOLVES:
                 sums = self.fading[at]
                 sums.widen(model.blueprint.outputs)
-                readout.fading_HDC[at] = ridge(sums.gram_DD, self._in_told(model, sums), pull)
+                told_DC = self._in_told(model, sums)
+                readout.fading_HDC[2 * at] = ridge(sums.gram_DD, told_DC, pull)
+                readout.fading_HDC[2 * at + 1] = ridge(sums.gram_DD, told_DC, pull, readout.features.own)
                 self._fading_since[at] = 0
         rows = self._sums(model, present).rows
         if not self._stale and rows < self._present_rows * _SOLVED_AGAIN and self._since < _SOLVED_AFTER_ROWS:
