@@ -72,9 +72,9 @@ def live(job: Job) -> tuple[Lifelong, npt.NDArray[np.float32]]:
     learn = run._learn
 
     def watched(*arguments: Any) -> Any:
-        seen, tick = learn(*arguments)
+        seen, *others = learn(*arguments)
         right.append(1 - seen.error_B)
-        return seen, tick
+        return seen, *others
 
     run._learn = watched  # type: ignore[method-assign]
     while run.take_step() is not None:

@@ -73,9 +73,9 @@ def live(run: Lifelong, until_row: int = 4 * PHASE) -> np.ndarray[Any, Any]:
     learn, right = run._learn, []
 
     def watched(*arguments: Any) -> Any:
-        seen, tick = learn(*arguments)
+        seen, *others = learn(*arguments)
         right.append(1 - seen.error_B)
-        return seen, tick
+        return seen, *others
 
     run._learn = watched  # type: ignore[method-assign]
     while run.row < until_row and run.take_step() is not None:
