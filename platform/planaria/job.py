@@ -173,6 +173,9 @@ class Model(Settings):
     """Images: side of the square patches that become tokens."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is faster where the machine has it; weights stay float32."""
+    compile_after_rows: int | None = Field(None, ge=0)
+    """Compile the model's passes once it has had the same form for so many rows: faster on long streams, after half a
+    minute or so. Needs a C++ compiler, or a GPU. None never compiles."""
 
 
 class Scale(Settings):
@@ -263,6 +266,9 @@ class Job(Settings):
     """Name of a policy, path of a policy file (relative to the job file), or its keys."""
     batch_rows: Annotated[int, Field(ge=1)] = 128
     """Rows of one global step, over all workers."""
+    batch_fraction: float | None = Field(None, gt=0, le=1)
+    """First steps are smaller: this share of the rows so far, at least 4, until that is batch_rows. For streams whose
+    first hundred rows count. None begins with whole steps."""
     samples: int | None = Field(None, ge=1)
     """Stop after this many rows; None runs to the end of the stream."""
     scale: Scale = Scale()

@@ -72,12 +72,30 @@ def test_without_rows_nothing_is_estimated() -> None:
 
 
 def test_packed_sums_come_back_bit_for_bit_and_others_are_refused() -> None:
-    sums = _of(_rows(60, 4))
-    again = Sums.unpacked(*sums.packed())
-    lower = sums.gram_DD.tril()
-    assert torch.equal(again.gram_DD, lower + lower.tril(-1).T) and torch.equal(again.cross_DC, sums.cross_DC)
+    """Also where rows wait to be summed up, faded and with fewer columns than now."""
+    sums = _of(*(_rows(60, seed) for seed in range(6)))
+    sums.fade(0.9)
+    sums.add(*_rows(7, 9))
+    sums.widen(3)
+    again = Sums.unpacked(sums.packed())
+    for each in (sums, again):
+        each.fade(0.5)
+        each.add(_rows(20, 10)[0], torch.ones(20, 3))
+    assert again.rows == sums.rows
+    assert torch.equal(again.gram_DD.tril(), sums.gram_DD.tril()) and torch.equal(again.cross_DC, sums.cross_DC)
     with pytest.raises(ValueError, match="15 products of features are not those of 4 features"):
-        Sums.unpacked(sums.packed()[0], torch.zeros(4, 2))
+        Sums.unpacked({**sums.packed(), "cross": torch.zeros(4, 2)})
+
+
+def test_rows_that_fade_count_as_they_would_one_by_one() -> None:
+    parts = [_rows(30, seed) for seed in range(20)]
+    sums, expected = Sums.empty(5, 2, torch.device("cpu")), torch.zeros(5, 5, dtype=torch.float64)
+    for described, target in parts:
+        sums.fade(0.8)
+        sums.add(described, target)
+        expected = 0.8 * expected + described.double().T @ described.double()
+    torch.testing.assert_close(sums.gram_DD, expected)
+    assert sums.rows == pytest.approx(float(expected[-1, -1]))
 
 
 def test_only_the_first_features_are_used_where_that_is_asked_for() -> None:

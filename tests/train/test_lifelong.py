@@ -225,7 +225,7 @@ def test_what_protects_is_the_same_in_shards_but_for_rounding(learner: dict[str,
         _live(run)
         assert run.account.totals.shifts >= 1
     losses = [[row["loss"] for row in run.account.records.rows("steps")] for run in (one, four)]
-    assert losses[0][:9] == pytest.approx(losses[1][:9], abs=1e-3)
+    assert losses[0][:8] == pytest.approx(losses[1][:8], abs=1e-3)
     assert losses[0] == pytest.approx(losses[1], rel=0.1), "rounding grows at the shift"
 
 

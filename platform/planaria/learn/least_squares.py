@@ -5,22 +5,28 @@ Legend: B rows, D features with the constant 1 last, C columns to estimate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_SETTLED_AT_ROWS = 256
+"""Rows wait until there are so many of them: a product of two large matrices costs little more than of two small ones,
+where what takes the time is to go through all of the Gram matrix."""
 
-@dataclass
+
 class Sums:
     """Over rows, in float64."""
 
-    gram_DD: Tensor
-    """Of products of two features; the last row is the sum of each feature, its last entry the number of rows. The
-    lower triangle is what counts: the other one differs by rounding."""
-    cross_DC: Tensor
-    """Of products of a feature and a target."""
+    def __init__(self, gram_DD: Tensor, cross_DC: Tensor) -> None:
+        self._gram_DD, self._cross_DC = gram_DD, cross_DC
+        self.rows = float(gram_DD[-1, -1])
+        self._waiting: list[tuple[Tensor, Tensor, float]] = []
+        """Rows that are not in the sums yet, [B, D] and [B, C], and what they count."""
+        self._waiting_rows = 0
+        self._counts = 1.0
+        """What the sums count, without the waiting rows."""
 
     @staticmethod
     def empty(features: int, columns: int, device: torch.device) -> Sums:
@@ -28,43 +34,101 @@ class Sums:
         return Sums(zeros[:, :features].contiguous(), zeros[:, features:].contiguous())
 
     @property
-    def rows(self) -> float:
-        return float(self.gram_DD[-1, -1])
+    def gram_DD(self) -> Tensor:
+        """Of products of two features; the last row is the sum of each feature, its last entry the number of rows. The
+        lower triangle is what counts: the other one differs by rounding."""
+        self._settle()
+        return self._gram_DD
 
-    def add(self, described_BD: Tensor, target_BC: Tensor, sign: float = 1.0) -> None:
-        """Take rows in, or with `sign` -1 out again."""
-        rows_BD = described_BD.double()
+    @property
+    def cross_DC(self) -> Tensor:
+        """Of products of a feature and a target."""
+        self._settle()
+        return self._cross_DC
+
+    def add(self, described_BD: Tensor, target_BC: Tensor, weight: float = 1.0) -> None:
+        """Take rows in, or with `weight` -1 out again."""
         self.widen(target_BC.shape[1])
-        self.gram_DD.addmm_(rows_BD.T, rows_BD, alpha=sign)
-        self.cross_DC.addmm_(rows_BD.T, target_BC.double(), alpha=sign)
+        self._waiting.append((described_BD, target_BC, weight))
+        self._waiting_rows += len(described_BD)
+        self.rows += weight * len(described_BD)
+        if self._waiting_rows >= _SETTLED_AT_ROWS:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._counts != 1.0:
+            self._gram_DD *= self._counts
+            self._cross_DC *= self._counts
+            self._counts = 1.0
+        if not self._waiting:
+            return
+        columns = self._cross_DC.shape[1]
+        rows_BD = torch.cat([described_BD for described_BD, _, _ in self._waiting]).double()
+        targets = [F.pad(target_BC, (0, columns - target_BC.shape[1])) for _, target_BC, _ in self._waiting]
+        weights = [described_BD.new_full((len(described_BD),), weight) for described_BD, _, weight in self._waiting]
+        weighed_DB = rows_BD.T * torch.cat(weights)
+        self._gram_DD.addmm_(weighed_DB, rows_BD)
+        self._cross_DC.addmm_(weighed_DB, torch.cat(targets).double())
+        self._waiting, self._waiting_rows = [], 0
 
     def merge(self, other: Sums) -> None:
-        self.widen(other.cross_DC.shape[1])
-        other.widen(self.cross_DC.shape[1])
-        self.gram_DD += other.gram_DD
-        self.cross_DC += other.cross_DC
+        self.widen(other.columns)
+        other.widen(self.columns)
+        self._settle()
+        self._gram_DD += other.gram_DD
+        self._cross_DC += other.cross_DC
+        self.rows += other.rows
 
     def fade(self, factor: float) -> None:
-        self.gram_DD *= factor
-        self.cross_DC *= factor
+        self._counts *= factor
+        self._waiting = [
+            (described_BD, target_BC, factor * weight) for described_BD, target_BC, weight in self._waiting
+        ]
+        self.rows *= factor
 
-    def packed(self) -> tuple[Tensor, Tensor]:
-        """For a checkpoint: the lower triangle of the Gram matrix, row by row, and the products with the targets."""
-        return self.gram_DD[*_triangle(len(self.gram_DD))], self.cross_DC
+    @property
+    def columns(self) -> int:
+        return self._cross_DC.shape[1]
+
+    def packed(self) -> dict[str, Tensor]:
+        """For a checkpoint: the lower triangle of the Gram matrix, row by row, the products with the targets, and the
+        rows that wait."""
+        columns = self.columns
+        waiting = [
+            torch.cat((described_BD, F.pad(target_BC, (0, columns - target_BC.shape[1]))), 1)
+            for described_BD, target_BC, _ in self._waiting
+        ]
+        none = self._cross_DC.new_zeros(0, len(self._gram_DD) + columns, dtype=torch.float32)
+        numbers = [float(len(rows)) for rows in waiting] + [weight for *_, weight in self._waiting]
+        return {
+            "gram": self._gram_DD[*_triangle(len(self._gram_DD))],
+            "cross": self._cross_DC,
+            "waiting": torch.cat((none, *waiting)),
+            "numbers": torch.tensor([self._counts, self.rows, *numbers], dtype=torch.float64),
+        }
 
     @staticmethod
-    def unpacked(triangle: Tensor, cross_DC: Tensor) -> Sums:
-        """Inverse of `packed`. Raises ValueError where the two do not belong together."""
-        features = len(cross_DC)
+    def unpacked(parts: Mapping[str, Tensor]) -> Sums:
+        """Inverse of `packed`. Raises KeyError or ValueError where the parts do not belong together."""
+        triangle, cross_DC, waiting = parts["gram"], parts["cross"], parts["waiting"]
+        counts, rows, *numbers = parts["numbers"].tolist()
+        features, half = len(cross_DC), len(numbers) // 2
         if len(triangle) != features * (features + 1) // 2:
             raise ValueError(f"{len(triangle)} products of features are not those of {features} features")
         lower_DD = triangle.new_zeros(features, features)
         lower_DD[*_triangle(features)] = triangle
-        return Sums(lower_DD + lower_DD.tril(-1).T, cross_DC)
+        sums = Sums(lower_DD + lower_DD.tril(-1).T, cross_DC)
+        sums._counts, sums.rows, sums._waiting_rows = counts, rows, len(waiting)
+        blocks = torch.split(waiting, [int(count) for count in numbers[:half]])
+        sums._waiting = [
+            (block[:, :features], block[:, features:], weight)
+            for block, weight in zip(blocks, numbers[half:], strict=True)
+        ]
+        return sums
 
     def widen(self, columns: int) -> None:
         """Columns that are new were 0 in all rows so far."""
-        self.cross_DC = F.pad(self.cross_DC, (0, max(0, columns - self.cross_DC.shape[1])))
+        self._cross_DC = F.pad(self._cross_DC, (0, max(0, columns - self.columns)))
 
 
 def ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float, first: int | None = None) -> Tensor:

@@ -55,10 +55,11 @@ from planaria.model import ElasticTransformer, build
 from planaria.morph import Follow, operate
 from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepReport, Stream
 from planaria.train.account import Account
+from planaria.train.compiling import Compiling
 from planaria.train.evaluate import Evaluator, table_bytes, table_from
 from planaria.train.group import Group, own_shards, tree_sum
 from planaria.train.protection import Protection
-from planaria.train.reading import Reading
+from planaria.train.reading import Reading, pass_through
 from planaria.train.recollection import FILE as RECOLLECTION_FILE
 from planaria.train.recollection import Recollection
 from planaria.train.renewing import Renewing
@@ -69,6 +70,8 @@ RECENT_ROWS = 1_024
 MEMORY_ROWS = 256
 """Remembered rows a decision may adapt on, and as many never replayed ones on which it is scored."""
 SKETCH_FEATURES = 32
+_FIRST_STEP_ROWS = 4
+"""Of a job whose first steps are small."""
 _EVALUATION_ROWS = 512
 
 
@@ -93,6 +96,7 @@ class Lifelong:
         self.objective = build_objective(policy.learner)
         self.protection, self.renewing = Protection(policy.learner), Renewing(policy.learner)
         self.reading = Reading(policy.learner, self.task, job.seed)
+        self.compiling = Compiling(pass_through, job.model.compile_after_rows, device)
         self.monitor = ShiftMonitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
         self.controller = Controller(policy, job.model.layers, job.seed, judge_for(policy.controller))
@@ -120,7 +124,7 @@ class Lifelong:
     def begin(self) -> bool:
         """Make the first blueprint from the stream's first rows; False where the run was stopped while it waited for
         them. Raises InputError where there are none."""
-        first = self._next_rows(stop=False)
+        first = self._next_rows(stop=False, most=self.job.batch_rows)
         if first is None:
             return False
         if not len(first):
@@ -138,7 +142,7 @@ class Lifelong:
             readout=self.reading.sizes,
         )
         self._install(blueprint)
-        self.reading.begin(self.model, self._tensors(first.select(slice(None))))
+        self.reading.begin(self.model, self._tensors(first.select(slice(self._step_rows))))
         self.account.open_revision(blueprint, parent=None, cause="start", why="the blueprint that the job asks for")
         return True
 
@@ -148,7 +152,7 @@ class Lifelong:
         `stop` and `report` are rank 0's wishes; the returned tick says what all workers agreed on.
         """
         began = time.perf_counter()
-        rows = self._next_rows(stop)
+        rows = self._next_rows(stop, self._step_rows)
         if rows is None:
             return Tick(stopped=True)
         if not len(rows):
@@ -186,9 +190,18 @@ class Lifelong:
 
     # -- one step
 
-    def _next_rows(self, stop: bool) -> Rows | None:
+    @property
+    def _step_rows(self) -> int:
+        """How many rows this step is to have."""
+        job = self.job
+        if job.batch_fraction is None:
+            return job.batch_rows
+        least = max(_FIRST_STEP_ROWS, self.shards)
+        return min(job.batch_rows, max(least, int(job.batch_fraction * self.row)))
+
+    def _next_rows(self, stop: bool, most: int) -> Rows | None:
         """The step's rows, as many on every worker; None where the run was stopped while it waited for rows."""
-        count = self.job.batch_rows
+        count = most
         if self.job.samples is not None:
             count = min(count, self.job.samples - self.row)
         if not self.job.stream.follow:
@@ -298,8 +311,9 @@ class Lifelong:
         batch = _join(fresh, self.memory.select(beside)) if len(beside) else fresh
         target = self._target(np.concatenate((rows.target[low:high], self.memory.target[beside])))
         features = self._tensors(batch)
+        passing = self.compiling.chosen(self.blueprint, self.account.life.samples, self._full(rows, replay, judged))
         with self._precision(), self.renewing.watching(self.model, usage, total + len(replay)):
-            output, answer, to_read = self.reading.pass_through(self.model, features)
+            output, answer, to_read = passing(self.model, features)
         spread = self.model.output.spread
         loss = row_loss(self.task, output, target, spread)
         count = high - low
@@ -337,6 +351,11 @@ class Lifelong:
             sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
             statistics[at : at + total * features_wide].view(total, features_wide)[low:high] = sketch
         return everything
+
+    def _full(self, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> bool:
+        """Whether the step has as many rows as nearly all steps have."""
+        batch = self.job.batch_rows
+        return (len(rows), len(replay), len(judged)) == (batch, self._replayed(batch), self.reading.drawn(batch))
 
     @property
     def _projects(self) -> bool:

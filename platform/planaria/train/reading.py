@@ -25,7 +25,7 @@ _REST = -3
 """Rows of concepts that are no longer told apart."""
 _REDRAWN_AT = (64, 256, 1_024)
 """Rows of the stream from which the random features are drawn anew: more rows know better what rows look like."""
-_SOLVED_AGAIN, _SOLVED_AFTER_ROWS = 1.2, 500
+_SOLVED_AGAIN, _SOLVED_AFTER_ROWS = 1.2, 1_000
 """Solve again when the present concept has this many times the rows, or so many rows more."""
 _FADING_SOLVES = 16
 """In a half-life."""
@@ -39,6 +39,22 @@ _CHUNK_ROWS = 512
 
 Decode = Callable[[Rows], tuple[dict[str, Tensor], Tensor]]
 """Features and targets of those rows that the readout learns from."""
+
+
+def pass_through(model: ElasticTransformer, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What the transformer is trained on, which is all it says beside the readout; what is answered; and each row's
+    description and what the transformer by itself says of it, [rows, width]."""
+    if model.readout is None:
+        output_BC = model(features)
+        return output_BC, output_BC, None
+    described_BD = model.readout.describe(features)
+    read_BC = model.readout.answer(described_BD)
+    alone_BC = model.output.standard(model.hidden(features))
+    trained_BC = model.output.in_units(alone_BC + read_BC)
+    with torch.no_grad():
+        answered_BC = model.output.in_units(alone_BC * model.readout.trust[1] + read_BC)
+        told = torch.cat((described_BD, alone_BC), 1)
+    return trained_BC, answered_BC, told
 
 
 class Reading:
@@ -105,23 +121,6 @@ class Reading:
     def width(self, model: ElasticTransformer) -> int:
         """Numbers of each fresh or judged row that the workers sum up."""
         return 0 if model.readout is None else model.readout.size + model.blueprint.outputs
-
-    def pass_through(
-        self, model: ElasticTransformer, features: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the transformer is trained on, which is all it says beside the readout; what is answered; and each row's
-        description and what the transformer by itself says of it, [rows, width]."""
-        if model.readout is None:
-            output_BC = model(features)
-            return output_BC, output_BC, None
-        described_BD = model.readout.describe(features)
-        read_BC = model.readout.answer(described_BD)
-        alone_BC = model.output.standard(model.hidden(features))
-        trained_BC = model.output.in_units(alone_BC + read_BC)
-        with torch.no_grad():
-            answered_BC = model.output.in_units(alone_BC * model.readout.trust[1] + read_BC)
-            told = torch.cat((described_BD, alone_BC), 1)
-        return trained_BC, answered_BC, told
 
     def withhold(self, rows: Iterable[int]) -> None:
         """Do not learn from these rows of the stream."""
@@ -346,7 +345,7 @@ class Reading:
         kept |= {f"fading/{at}": sums for at, sums in enumerate(self.fading)}
         tensors = {"agreement": self.agreement_EE, "promise": self.promise_E, "curvature": self.curvature_22}
         for name, sums in kept.items():
-            tensors[f"{name}/gram"], tensors[f"{name}/cross"] = sums.packed()
+            tensors |= {f"{name}/{part}": value for part, value in sums.packed().items()}
         about = {
             "concepts": list(self.concepts),
             "spans": self.spans,
@@ -369,7 +368,9 @@ class Reading:
         tensors = {name: value.to(device) for name, value in load_tensors(files[_SUMS]).items()}
 
         def sums(name: str) -> Sums:
-            return Sums.unpacked(tensors[f"{name}/gram"], tensors[f"{name}/cross"])
+            return Sums.unpacked(
+                {key.rpartition("/")[2]: tensors[key] for key in tensors if key.startswith(f"{name}/")}
+            )
 
         self.concepts = {int(key): sums(f"concept/{key}") for key in about["concepts"]}
         self.fading = [sums(f"fading/{at}") for at in range(len(self.settings.half_lives))]

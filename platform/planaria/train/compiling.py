@@ -1,0 +1,44 @@
+"""The forward and backward pass of a blueprint that stands still, compiled (torch.compile, its C++ wrapper on a CPU).
+
+Whether a step is compiled depends on what every worker knows, so that runs stay reproducible: a run that was resumed
+compiles the same steps as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from planaria.blueprint import Blueprint
+from planaria.errors import InputError
+
+
+class Compiling:
+    """Of one function of the model, made anew for every blueprint that lives long enough."""
+
+    def __init__(self, function: Callable[..., Any], after_rows: int | None, device: torch.device) -> None:
+        """Raises InputError where the machine cannot compile."""
+        if after_rows is not None and device.type == "cpu":
+            compiler = os.environ.get("CXX", "g++")
+            if shutil.which(compiler) is None:
+                raise InputError(
+                    f"model.compile_after_rows: there is no C++ compiler ({compiler}); install g++, or remove it"
+                )
+        self.function, self.after_rows = function, after_rows
+        self._options: dict[str, str | int | bool | Callable[..., Any]] = {"cpp_wrapper": device.type == "cpu"}
+        self._compiled: tuple[Blueprint, Callable[..., Any]] | None = None
+
+    def chosen(self, blueprint: Blueprint, rows_lived: int, full: bool) -> Callable[..., Any]:
+        """The function, compiled where the blueprint has lived for `after_rows` and the step is `full`: another number
+        of rows would have to be compiled for itself."""
+        if self.after_rows is None or rows_lived < self.after_rows or not full:
+            return self.function
+        if self._compiled is None or self._compiled[0] != blueprint:
+            torch._dynamo.reset()  # what was compiled for earlier blueprints is not needed any more
+            compiled = torch.compile(self.function, dynamic=False, fullgraph=True, options=self._options)
+            self._compiled = blueprint, compiled
+        return self._compiled[1]
