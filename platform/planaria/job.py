@@ -149,7 +149,8 @@ class StreamSettings(Settings):
     task: Literal["classification", "regression"] = "classification"
     """Classes that may grow in number as labels appear, or a number."""
     context: str | None = None
-    """Column for evaluation only, hidden from learner, detector and controller."""
+    """Column for evaluation only, hidden from learner, detector and controller (but for its boundaries, where the
+    policy has them told)."""
     categories: int = Field(64, ge=2)
     """Distinct values that are told apart in each categorical column; the first to appear count."""
     follow: bool = False
@@ -280,6 +281,18 @@ class Job(Settings):
             raise ValueError(
                 "policy.learner.loss is er_ace, which compares classes, but stream.task is regression; "
                 "choose er or der++"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _boundaries_can_be_told(self) -> Job:
+        scenario = self.stream.scenario
+        if self.policy.detector.boundaries == "detected" or scenario is None:
+            return self
+        if scenario.transition_samples or any(change.transition_samples for change in scenario.contexts):
+            raise ValueError(
+                "policy.detector.boundaries is told, but stream.scenario has transition_samples, and a change that "
+                "comes gradually has no boundary; set them to 0 or choose detected"
             )
         return self
 
