@@ -133,6 +133,12 @@ MISTAKES = [
         "policy: {learner: {loss: er_ace}}",
         "policy.learner.loss is er_ace, which compares classes, but stream.task is regression; choose er or der++",
     ),
+    (
+        "stream: {source: fashion_mnist, scenario: {kind: permuted, transition_samples: 100}}\n"
+        "policy: {detector: {boundaries: told}}",
+        "policy.detector.boundaries is told, but stream.scenario has transition_samples, and a change that comes "
+        "gradually has no boundary; set them to 0 or choose detected",
+    ),
     (STREAM + "scale: {workers: -1}", "scale: workers is -1; give a number of at least 0, or a pair such as [1, 4]"),
     (
         STREAM + "scale: {workers: [3, 2]}",

@@ -472,12 +472,15 @@ def _run_folder(given: str) -> Path:
 def _history(folder: Path) -> list[str]:
     """A line for each shift, decision and revision in the run's tables, in the order of the stream."""
     from planaria.record.tables import read_rows
+    from planaria.signals import TOLD
 
     told = [
         (
             row["sample"],
             0,
-            f"{row['kind']} shift: {row['detector']} {row['statistic']:.4g} passed {row['threshold']:.4g}",
+            f"{row['kind']} shift: told by the stream"
+            if row["detector"] == TOLD
+            else f"{row['kind']} shift: {row['detector']} {row['statistic']:.4g} passed {row['threshold']:.4g}",
         )
         for row in read_rows(folder, "shifts")
     ]

@@ -92,23 +92,27 @@ class Scenario(Settings):
 
     contexts: tuple[Change, ...] = ()
     """The contexts, in order."""
-    kind: Literal["contexts", "class_incremental", "permuted", "rotated"] = "contexts"
-    """contexts: those listed. The others make `count` contexts of their kind."""
+    kind: Literal["contexts", "class_incremental", "domain_incremental", "permuted", "rotated"] = "contexts"
+    """contexts: those listed. The others make `count` contexts of their kind: groups of classes in label order; the
+    same, but the target is a class's place within its group; shuffled pixels; turned pictures."""
     count: int = Field(5, ge=1)
-    """class_incremental, permuted, rotated: how many contexts to make"""
+    """All kinds but contexts: how many contexts to make"""
     samples_per_context: int = Field(6_000, ge=1)
-    """class_incremental, permuted, rotated: how long each context lasts"""
+    """All kinds but contexts: how long each context lasts, on average where imbalance makes them differ"""
     transition_samples: int = Field(0, ge=0)
-    """class_incremental, permuted, rotated: length of each transition"""
+    """All kinds but contexts: length of each transition"""
     blur: float = Field(0.0, ge=0, lt=1)
-    """class_incremental: share of rows drawn from the other contexts' classes"""
+    """class_incremental, domain_incremental: share of rows drawn from the other contexts' classes"""
+    imbalance: float = Field(1.0, ge=1, le=1e6)
+    """How many times as often the first class comes as the last, falling exponentially in label order (long-tailed
+    streams). In class_incremental and domain_incremental, contexts are as long as their classes are frequent."""
     repeat: int = Field(1, ge=1)
     """Go through the contexts this many times."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Scenario:
         if self.kind == "contexts" and not self.contexts:
-            raise ValueError("contexts is empty; list contexts, or set kind to class_incremental, permuted or rotated")
+            raise ValueError("contexts is empty; list contexts, or set kind to another one, such as class_incremental")
         # By their values: a job that was written out in full names every key.
         of_made = ("count", "samples_per_context", "transition_samples", "blur")
         changed = [name for name in of_made if getattr(self, name) != type(self).model_fields[name].default]
@@ -116,7 +120,7 @@ class Scenario(Settings):
             raise ValueError(f"{changed[0]} means nothing when contexts are listed; set it in each context")
         if self.kind != "contexts" and self.contexts:
             raise ValueError(f"kind is {self.kind}, which makes its own contexts; remove contexts or kind")
-        if self.blur and self.kind != "class_incremental":
+        if self.blur and self.kind not in ("class_incremental", "domain_incremental"):
             raise ValueError(f"blur needs contexts with different classes, but kind is {self.kind}; remove blur")
         if self.transition_samples > self.samples_per_context:
             raise ValueError(
@@ -145,7 +149,8 @@ class StreamSettings(Settings):
     task: Literal["classification", "regression"] = "classification"
     """Classes that may grow in number as labels appear, or a number."""
     context: str | None = None
-    """Column for evaluation only, hidden from learner, detector and controller."""
+    """Column for evaluation only, hidden from learner, detector and controller (but for its boundaries, where the
+    policy has them told)."""
     categories: int = Field(64, ge=2)
     """Distinct values that are told apart in each categorical column; the first to appear count."""
     follow: bool = False
@@ -282,6 +287,18 @@ class Job(Settings):
             raise ValueError(
                 "policy.learner.loss is er_ace, which compares classes, but stream.task is regression; "
                 "choose er or der++"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _boundaries_can_be_told(self) -> Job:
+        scenario = self.stream.scenario
+        if self.policy.detector.boundaries == "detected" or scenario is None:
+            return self
+        if scenario.transition_samples or any(change.transition_samples for change in scenario.contexts):
+            raise ValueError(
+                "policy.detector.boundaries is told, but stream.scenario has transition_samples, and a change that "
+                "comes gradually has no boundary; set them to 0 or choose detected"
             )
         return self
 

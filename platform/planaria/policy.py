@@ -87,6 +87,9 @@ class InputChannel(Settings):
 class Detector(Settings):
     """Which channels watch the stream. An absent channel is off."""
 
+    boundaries: Literal["detected", "told"] = "detected"
+    """detected: the channels find the shifts. told: the stream's contexts tell them, and no channel watches (the
+    classic protocol of continual learning)."""
     loss: LossChannel | None = LossChannel()
     """Watches the loss on each row before it is learned from."""
     inputs: InputChannel | None = InputChannel()
@@ -165,7 +168,7 @@ class Memory(Settings):
 
 
 class Protection(Settings):
-    """What keeps old knowledge beside replay. It takes effect at the shifts that the detector reports."""
+    """What keeps old knowledge beside replay. It takes effect at the shifts that the detector reports or is told."""
 
     kind: Literal["ewc", "si", "lwf"] = "ewc"
     """ewc, si: pull every weight back to where it was at the newest shift, by how much it mattered until then. lwf:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 Task = Literal["classification", "regression"]
 ShiftKind = Literal["abrupt", "gradual", "recurring"]
+TOLD = "told"
+"""Detector of a shift that the stream itself told of: its statistic is 1, its threshold 0."""
 Features = dict[str, npt.NDArray[Any]]
 """Model inputs by name, rows first: {"image": uint8 or float32 [B, channels, height, width]} or
 {"numeric": float32 [B, columns], NaN where missing; "categorical": int64 [B, columns], 0 for other or missing}."""
@@ -45,7 +47,7 @@ class Rows(Protocol):
 
     @property
     def context(self) -> npt.NDArray[np.int64] | None:
-        """Which distribution each row comes from, where that is known. For evaluation only."""
+        """Which distribution each row comes from, where that is known. For evaluation, and for told boundaries."""
 
     @property
     def held_out(self) -> npt.NDArray[np.bool_]:
@@ -122,15 +124,17 @@ class StepReport:
     """Logits, or the prediction in the target's own units."""
     sketch_BF: npt.NDArray[np.float32]
     """Fixed random features of the inputs: they do not change as the model learns."""
+    context_B: npt.NDArray[np.int64] | None = None
+    """Which distribution each row comes from, where the policy has boundaries told; hidden otherwise."""
 
 
 @dataclass(frozen=True)
 class Shift:
-    """A detected change of the stream's distribution."""
+    """A change of the stream's distribution, detected or told."""
 
     step: int
     sample: int
-    """Rows seen when it was reported."""
+    """Rows seen when it was reported; of a change that was told, the rows before it."""
     detector: str
     kind: ShiftKind
     statistic: float

@@ -14,6 +14,8 @@ from planaria.errors import InputError
 from planaria.record import Records, write_report
 from planaria.record.canvas import CSS_VARIABLES, NARROW, WIDE
 from planaria.record.plots import Band, context_bands, draw_run, head_segments
+from planaria.record.tables import shift_row
+from planaria.signals import TOLD, Shift
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -167,6 +169,20 @@ def test_an_alarm_without_a_change_is_called_false_or_repeated(make_run: Callabl
     records.write(folder)
     (folder / "summary.json").unlink()
     assert "0 true changes found, 1 false or repeated alarm." in page_of(folder).text
+
+
+def test_a_shift_that_was_told_is_not_called_detected(make_run: Callable[..., Path]) -> None:
+    folder = make_run()
+    records = Records(1_000, 16)
+    records.add_interval({"step": 8, "samples": 1_000, "accuracy": 0.5, "heads": [1], "context": 0})
+    shift = Shift(1, 500, TOLD, "recurring", 1.0, 0.0, 500, concept=3)
+    records.add_shift(shift_row(shift, 0))
+    records.write(folder)
+    (folder / "summary.json").unlink()
+    text = page_of(folder).text
+    assert "1 shift was told by the stream (1 recurring)." in text
+    assert "The stream told that sample 500 is the first of another context. The stream returned to concept 3." in text
+    assert "detected" not in text and "alarm" not in text and "unknown to the learner" not in text
 
 
 @pytest.mark.slow

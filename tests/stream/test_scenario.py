@@ -170,6 +170,118 @@ def test_class_incremental_splits_the_labels_in_order() -> None:
     assert set(stream.read(0, 200).target) == {0, 1, 2, 3} and set(stream.read(400, 200).target) == {7, 8, 9}
 
 
+def tail(ratio: float, classes: int = 10) -> np.ndarray[Any, Any]:
+    """Shares of the classes of a long tail."""
+    weight = ratio ** (-np.arange(classes) / (classes - 1))
+    return np.asarray(weight / weight.sum())
+
+
+def assert_sampled(counts: np.ndarray[Any, Any], share: np.ndarray[Any, Any]) -> None:
+    """Within four standard deviations of what independent draws would give, and a row's rounding."""
+    rows = counts.sum()
+    assert (np.abs(counts - rows * share) <= 4 * np.sqrt(rows * share * (1 - share)) + 1).all(), counts
+
+
+@pytest.mark.parametrize("kind", ["permuted", "rotated", "class_incremental", "domain_incremental"])
+def test_a_long_tailed_stream_has_the_frequencies_of_its_tail(kind: str) -> None:
+    stream = scenario(kind=kind, imbalance=100, samples_per_context=4_000)
+    rows = stream.read(0, 30_000)
+    assert len(rows) == stream.total_rows == 20_000
+    origin = np.concatenate([stream._plan(block)[1] for block in range(10)])
+    counts = np.bincount(stream._pool.target[origin], minlength=10)
+    assert_sampled(counts, tail(100))
+    assert counts[0] / counts[9] == pytest.approx(100, rel=0.3)
+
+
+def test_a_long_tail_over_listed_contexts_is_that_of_the_labels_they_draw() -> None:
+    stream = scenario(context("a", 8_000, classes=[2, 5, 7, 9]), imbalance=10)
+    assert_sampled(np.bincount(labels(stream, stream.read(0, 8_000)), minlength=10)[[2, 5, 7, 9]], tail(10, 4))
+    halved = scenario(context("a", 20_000, class_weights={"0": 0.5, "9": 0}), imbalance=100)
+    expected = tail(100) * np.array([0.5, *[1] * 8, 0])
+    counts = np.bincount(labels(halved, halved.read(0, 20_000)), minlength=10)
+    assert_sampled(counts, expected / expected.sum())
+
+
+def test_contexts_with_classes_of_their_own_are_as_long_as_these_are_frequent() -> None:
+    stream = scenario(kind="class_incremental", imbalance=100, samples_per_context=12_000, transition_samples=600)
+    lengths = np.bincount(stream.read(0, 60_000).context)
+    starts = [stream.change_before(row) for row in (59_999, 59_000, 55_000, 40_000)]
+    assert starts == sorted(starts, reverse=True) and stream.total_rows == 60_000
+    assert np.abs(np.diff([*starts[::-1], 60_000]) - 60_000 * tail(100).reshape(5, 2).sum(1)[1:]).max() <= 1
+    assert (np.diff(lengths) < 0).all()
+
+
+def test_blur_lets_the_other_classes_through_as_often_as_their_tail_says() -> None:
+    stream = scenario(kind="class_incremental", imbalance=100, blur=0.2, samples_per_context=12_000)
+    first = labels(stream, stream.read(0, 38_000))
+    counts = np.bincount(first, minlength=10)
+    assert counts[2:].sum() / 38_000 == pytest.approx(0.2, abs=0.01)
+    assert_sampled(counts[2:], tail(100)[2:] / tail(100)[2:].sum())
+
+
+def test_a_rare_label_at_the_head_of_a_tail_comes_again_rather_than_bend_it(
+    tmp_path: Path, own_data_folder: Path
+) -> None:
+    random = np.random.default_rng(0)
+    few = np.where(np.arange(1_000) < 20, "a", np.where(np.arange(1_000) < 500, "b", "c"))
+    path = write(tmp_path / "t.parquet", {**example(1_000), "label": random.permutation(few)})
+    stream = opened(path, scenario={"contexts": [context("all", 30_000)], "imbalance": 100})
+    counts = dict(zip(*np.unique(labels(stream, stream.read(0, 30_000)), return_counts=True), strict=True))
+    assert_sampled(np.array([counts[label] for label in "abc"]), tail(100, 3))
+
+
+def test_domain_incremental_asks_for_the_place_of_a_class_in_its_group() -> None:
+    stream = scenario(kind="domain_incremental", count=5, samples_per_context=400, blur=0.1)
+    plain = scenario(kind="class_incremental", count=5, samples_per_context=400, blur=0.1)
+    rows, same_rows = stream.read(0, 2_000), plain.read(0, 2_000)
+    assert (labels(stream, rows) == labels(plain, same_rows) % 2).all()
+    assert sorted(stream.labels) == [0, 1] and stream.contexts[4] == "domain_incremental_4"
+    held, pool = stream.held_out(3, 200), stream._test_pool
+    class_of = {picture.tobytes(): class_ for picture, class_ in zip(pool.columns["image"], pool.target, strict=True)}
+    classes = np.array([class_of[picture.tobytes()] for picture in held.select(slice(None))["image"]])
+    assert set(classes) == {6, 7} and (labels(stream, held) == classes % 2).all()
+    resumed = scenario(kind="domain_incremental", count=5, samples_per_context=400, blur=0.1)
+    resumed.load_state(json.loads(json.dumps(stream.state())))
+    assert same(everything(resumed.read(700, 99)), everything(stream.read(700, 99)))
+
+
+@pytest.mark.parametrize("kind", ["class_incremental", "domain_incremental", "permuted", "rotated"])
+def test_ready_made_contexts_come_again_where_they_are_repeated(kind: str) -> None:
+    stream = scenario(kind=kind, count=2, samples_per_context=500, repeat=2)
+    assert stream.total_rows == 2_000
+    assert stream.read(0, 2_000).context.tolist() == ([0] * 500 + [1] * 500) * 2
+    assert [stream.change_before(row) for row in (499, 999, 1_499, 1_999)] == [None, 500, 1_000, 1_500]
+    first, again = everything(stream.read(500, 500)), everything(stream.read(1_500, 500))
+    assert np.corrcoef(first["image"].mean(0).ravel(), again["image"].mean(0).ravel())[0, 1] > 0.97
+    assert set(first["target"]) == set(again["target"])
+    assert not {row.tobytes() for row in first["image"]} & {row.tobytes() for row in again["image"]}
+
+
+@settings(max_examples=10)
+@given(
+    cuts=st.lists(st.integers(1, 2_999), max_size=5, unique=True),
+    seed=st.integers(0, 3),
+    kind=st.sampled_from(["class_incremental", "domain_incremental", "permuted"]),
+)
+def test_slices_of_a_long_tailed_stream_put_together_are_the_whole(cuts: list[int], seed: int, kind: str) -> None:
+    chosen: dict[str, Any] = {"kind": kind, "imbalance": 30, "samples_per_context": 300, "repeat": 2, "seed": seed}
+    edges = [0, *sorted(cuts), 3_000]
+    stream, whole = scenario(**chosen), scenario(**chosen)
+    parts = [everything(stream.read(a, b - a)) for a, b in itertools.pairwise(edges)]
+    assert same(joined(parts), everything(whole.read(0, 3_000)))
+    resumed = scenario(**chosen)
+    resumed.load_state(json.loads(json.dumps(whole.state())))
+    assert same(everything(resumed.read(1_234, 99)), everything(whole.read(1_234, 99)))
+
+
+def test_hundreds_of_permutations_are_all_different() -> None:
+    stream = scenario(kind="permuted", count=200, samples_per_context=1_000)
+    assert stream.total_rows == 200_000
+    one = [stream._contexts[number].transform for number in range(200)]
+    picture = {"image": np.arange(784).reshape(1, 1, 28, 28)}
+    assert len({turn(picture, np.zeros(1, np.int64))["image"].tobytes() for turn in one}) == 200
+
+
 def test_labels_come_in_order_of_first_appearance() -> None:
     stream = scenario(context("a", 100, classes=[7]), context("b", 100, classes=[2]))
     stream.read(0, 50)
@@ -241,7 +353,7 @@ def test_held_out_rows_leave_out_labels_that_have_not_come() -> None:
         ([context("a"), context("a", classes=[1, 2])], "context 'a' comes again with other settings"),
         ([context("a", class_weights={"1": -1})], "class_weights must not be negative; 0 leaves a label out"),
         ([context("a", classes=[])], "classes is empty; name at least one label or remove it"),
-        ([], "contexts is empty; list contexts, or set kind to class_incremental, permuted or rotated"),
+        ([], "contexts is empty; list contexts, or set kind to another one, such as class_incremental"),
     ],
 )
 def test_a_scenario_that_cannot_be_is_refused(contexts: list[dict[str, Any]], words: str) -> None:
@@ -255,6 +367,18 @@ def test_a_scenario_that_cannot_be_is_refused(contexts: list[dict[str, Any]], wo
             {"kind": "class_incremental", "count": 11},
             "stream.scenario.count: is 11, but there are only 10 labels; lower it",
         ),
+        (
+            {"kind": "domain_incremental", "count": 3},
+            "stream.scenario.count: is 3, but domain_incremental needs groups of equally many labels, at least two, "
+            "and there are 10; choose 1 or 2 or 5",
+        ),
+        ({"kind": "domain_incremental", "count": 10}, "and there are 10; choose 1 or 2 or 5"),
+        (
+            {"kind": "class_incremental", "imbalance": 100, "transition_samples": 600},
+            "stream.scenario.imbalance: 100 leaves context 'class_incremental_4' 323 rows, but it needs 600; "
+            "lower imbalance or transition_samples, or raise samples_per_context",
+        ),
+        ({"kind": "permuted", "imbalance": 0.5}, "greater than or equal to 1"),
         ({"kind": "rotated", "blur": 0.1}, "blur needs contexts with different classes, but kind is rotated"),
         (
             {"kind": "rotated", "samples_per_context": 5, "transition_samples": 6},
@@ -334,6 +458,22 @@ def test_a_scenario_over_a_regression_draws_all_rows(tmp_path: Path, own_data_fo
     rows = stream.read(0, 150)
     assert rows.target.dtype == np.float32 and len(set(rows.target.tolist())) == 150
     assert not set(stream.held_out(0, 99).target.tolist()) & set(stream.read(0, 600).target.tolist())
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({"kind": "domain_incremental"}, "stream.scenario.kind: domain_incremental needs classes; use task"),
+        ({"contexts": TABLE, "imbalance": 10}, "stream.scenario.imbalance: needs classes; use task: classification or"),
+    ],
+)
+def test_what_a_regression_cannot_have_is_refused(
+    tmp_path: Path, own_data_folder: Path, chosen: dict[str, Any], words: str
+) -> None:
+    path = write(tmp_path / "a.csv", {**example(200), "label": np.arange(200.0)})
+    with pytest.raises(InputError) as refusal:
+        opened(path, task="regression", scenario=chosen)
+    assert words in str(refusal.value)
 
 
 @pytest.mark.parametrize(

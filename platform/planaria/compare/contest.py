@@ -138,8 +138,10 @@ def _one(name: str, job: Job, base: Path, interval: int) -> Outcome:
 def _rows_of(job: Job, base: Path) -> int:
     """How long its stream is, or a guess. Raises InputError where it cannot be opened."""
     from planaria.stream import open_stream
+    from planaria.train.boundaries import check_boundaries
 
     stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
+    check_boundaries(job, stream)
     return job.samples or stream.total_rows or POINTS * 1_000
 
 

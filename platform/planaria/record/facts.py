@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeGuard
 
+from planaria.signals import TOLD
+
 Row = dict[str, Any]
 
 SHIFT_SYMBOLS = {"abrupt": "▼", "gradual": "◆", "recurring": "●"}
@@ -51,6 +53,11 @@ class Run:
     @property
     def contexts_known(self) -> bool:
         return any(row["context"] is not None for row in self.steps)
+
+    @property
+    def told(self) -> bool:
+        """Whether its shifts were told by the stream rather than detected."""
+        return any(row["detector"] == TOLD for row in self.shifts)
 
     @property
     def samples(self) -> int:

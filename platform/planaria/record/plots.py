@@ -25,6 +25,7 @@ from planaria.record.canvas import (
     to_svg,
 )
 from planaria.record.facts import Row, short_number
+from planaria.signals import TOLD
 
 if TYPE_CHECKING:  # matplotlib is slow to import, and only the report needs it
     from matplotlib.axes import Axes
@@ -129,7 +130,8 @@ def _draw_shift_marks(axes: Axes, shifts: Sequence[Row]) -> None:
     axes.patch.set_alpha(0)
     axes.set_ylim(0, 1)
     axes.tick_params(left=False, labelleft=False, bottom=False, labelbottom=False)
-    title = "Detected shifts" if shifts else "No shift detected"
+    told = any(row["detector"] == TOLD for row in shifts)
+    title = "Told shifts" if told else "Detected shifts" if shifts else "No shift detected"
     axes.set_title(title, loc="left", fontweight="bold", fontsize="medium")
     for kind, colour in KIND_COLOURS.items():
         samples = [row["sample"] for row in shifts if row["kind"] == kind]

@@ -28,6 +28,7 @@ from planaria.record.facts import (
     words_of,
 )
 from planaria.record.outcomes import deliberation, deliberation_words, gain_words, ground_words, kind_of
+from planaria.signals import TOLD
 
 MOST_EVENTS = 150
 
@@ -81,14 +82,14 @@ def tiles(run: Run) -> list[Tile]:
     mean = run.summary.get("parameters_mean") or _mean_parameters(run)
     saving = _saving(mean, largest, _largest_words(run)) if mean and largest else ""
     wall = run.summary.get("wall_seconds") or run.latest("wall_seconds")
-    shift_note = _alarm_note(alarms) if run.contexts_known else ", ".join(_kinds(run))
+    shift_note = _alarm_note(alarms) if run.contexts_known and not run.told else ", ".join(_kinds(run))
     revisions = int(run.summary.get("revisions") or len(run.revisions))
     shown = [
         Tile("samples", thousands(run.samples), f"in {duration(wall)}" if wall else ""),
         *_score_tiles(run),
         Tile("heads per layer", f"{plus(first)} → {plus(last)}", "first → last") if first and last else None,
         Tile("parameters, mean", short_number(mean), saving) if mean else None,
-        Tile("shifts detected", str(_shift_count(run)), shift_note),
+        Tile("shifts told" if run.told else "shifts detected", str(_shift_count(run)), shift_note),
         Tile("revisions", str(revisions), _edit_words(edits)),
         _decision_tile(run, _share(_decision_seconds(run), wall)),
     ]
@@ -155,9 +156,9 @@ def _lead_shifts(run: Run) -> Iterator[str]:
         yield f"In {thousands(run.samples)} samples no shift was detected."
         return
     alarms = compare_alarms(run)
-    kinds = ", ".join(_kinds(run))
-    sentence = f"In {thousands(run.samples)} samples {plural(count, 'shift was', 'shifts were')} detected ({kinds})"
-    if not run.contexts_known:
+    kinds, found_out = ", ".join(_kinds(run)), "told by the stream" if run.told else "detected"
+    sentence = f"In {thousands(run.samples)} samples {plural(count, 'shift was', 'shifts were')} {found_out} ({kinds})"
+    if run.told or not run.contexts_known:
         yield f"{sentence}."
         return
     of_all = f"{alarms.found} of {alarms.changes} true changes" if alarms.changes is not None else None
@@ -311,6 +312,11 @@ def _workers(count: Any) -> str:
 
 
 def _shift_event(number: int, row: Row, contexts_known: bool) -> Event:
+    back = f" The stream returned to concept {row['concept']}." if row["concept"] is not None else ""
+    title = f"shift {number}: {row['kind']}"
+    if row["detector"] == TOLD:
+        words = f"The stream told that sample {thousands(row['onset_sample'])} is the first of another context.{back}"
+        return Event(row["sample"], row["kind"], SHIFT_SYMBOLS[row["kind"]], title, words)
     numbers = f"{words_of(row['detector'])} reached {row['statistic']:.3g}, its alarm is at {row['threshold']:.3g}"
     began = f"It seems to have begun at sample {thousands(row['onset_sample'])}"
     if row["delay"] is not None:
@@ -321,8 +327,6 @@ def _shift_event(number: int, row: Row, contexts_known: bool) -> Event:
             if contexts_known
             else "."
         )
-    back = f" The stream returned to concept {row['concept']}." if row["concept"] is not None else ""
-    title = f"shift {number}: {row['kind']}"
     return Event(row["sample"], row["kind"], SHIFT_SYMBOLS[row["kind"]], title, f"{numbers}. {began}{truth}{back}")
 
 

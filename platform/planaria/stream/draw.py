@@ -9,6 +9,10 @@ from planaria.stream.chance import place_in_shuffle
 from planaria.stream.pool import ClassIndex
 
 Integers = npt.NDArray[np.int64]
+_LEAST_PLACES = 10
+"""Of the class of least weight: rounding to whole places then changes its weight by a twentieth at most."""
+_MOST_PLACES = 1 << 40
+"""Of all classes: far less than what counting places can hold."""
 
 
 class Draw:
@@ -51,10 +55,13 @@ class Draw:
 
 
 def _slots(sizes: Integers, weights: npt.NDArray[np.float64]) -> Integers:
-    """Places for each class in proportion to its weight: as many as the scarcest class allows without repeating."""
+    """Places for each class in proportion to its weight: as many as the scarcest class allows without repeating, or
+    where that would leave another one without a place of its own, as many as that one needs."""
     weights = np.where(sizes > 0, weights, 0.0)
     if not weights.any():
         return np.zeros_like(sizes)
     drawn = weights > 0
-    places = weights * (sizes[drawn] / weights[drawn]).min()
-    return np.where(drawn, np.maximum(1, np.rint(places)), 0).astype(np.int64)
+    scale, least = float((sizes[drawn] / weights[drawn]).min()), float(weights[drawn].min())
+    if scale * least < 1:
+        scale = max(scale, min(_LEAST_PLACES / least, _MOST_PLACES / float(weights.sum())))
+    return np.where(drawn, np.maximum(1, np.rint(weights * scale)), 0).astype(np.int64)

@@ -16,6 +16,7 @@ from planaria.signals import Features, Fields
 from planaria.stream.chance import key, shuffled, uniform
 from planaria.stream.draw import Draw
 from planaria.stream.pool import ClassIndex, Pool, Pools
+from planaria.stream.ready_made import changes_of, places_in_groups
 from planaria.stream.rows import DecodedRows, Index
 from planaria.stream.schedule import Schedule
 from planaria.stream.transform import Transform, make_transform
@@ -38,7 +39,7 @@ class Context:
     others: Draw | None
     """Rows of the classes that this context does not have."""
     new_class: Integers | None
-    """What each class becomes, where labels are permuted."""
+    """What each class becomes, where labels are permuted, or only their places in their groups count."""
     transform: Transform
 
 
@@ -50,18 +51,21 @@ class ScenarioStream:
         self.fields: Fields = self._pool.fields
         self.counts = pools.counts
         """Of all rows that the scenario draws from: see FileStream.counts."""
-        changes = changes_of(scenario, self._pool)
+        changes = changes_of(scenario, self._pool.labels)
+        places = places_in_groups(scenario, self._pool.labels)
+        self._labels = self._pool.labels if places is None else list(range(int(places.max()) + 1))
+        """Of the targets: the pool's labels, or the places that they take within their groups."""
         self._schedule = Schedule(changes, scenario.repeat, key(seed, "transition"))
         self._blur_key = key(seed, "blur")
-        self._number_of_class = np.full(max(1, len(self._pool.labels)), UNRESOLVED, np.int64)
+        self._number_of_class = np.full(max(1, len(self._labels)), UNRESOLVED, np.int64)
         self._class_of_number: list[int] = []
         self._furthest = 0
-        self._contexts = _contexts(changes, self._schedule.names, pools, seed)
+        self._contexts = _contexts(changes, self._schedule.names, pools, places, seed)
         self._plan = lru_cache(maxsize=2)(self._plan_of)
 
     @property
     def labels(self) -> list[str | int]:
-        return [self._pool.labels[class_] for class_ in self._class_of_number]
+        return [self._labels[class_] for class_ in self._class_of_number]
 
     @property
     def contexts(self) -> list[str]:
@@ -135,10 +139,10 @@ class ScenarioStream:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._furthest = int(state["row"])
-        gone = [label for label in state["labels"] if label not in self._pool.labels]
+        gone = [label for label in state["labels"] if label not in self._labels]
         if gone:
             raise RunError(f"label {gone[0]!r} of the checkpoint is not in the data any more; start a new run")
-        self._class_of_number = [self._pool.labels.index(label) for label in state["labels"]]
+        self._class_of_number = [self._labels.index(label) for label in state["labels"]]
         self._number_of_class[:] = UNRESOLVED
         self._number_of_class[self._class_of_number] = np.arange(len(self._class_of_number))
 
@@ -177,41 +181,11 @@ class ScenarioStream:
         return features
 
 
-def changes_of(scenario: Scenario, pool: Pool) -> list[Change]:
-    """The contexts of a scenario in order, those of a ready-made kind spelled out."""
-    if scenario.kind == "contexts":
-        return list(scenario.contexts)
-    common = {
-        "samples": scenario.samples_per_context,
-        "transition_samples": scenario.transition_samples,
-        "blur": scenario.blur,
-    }
-    numbers = range(scenario.count)
-    turns: list[dict[str, Any]]
-    if scenario.kind == "permuted":
-        turns = [{"transform": "permute_pixels" if number else "none", "variant": number} for number in numbers]
-    elif scenario.kind == "rotated":
-        angles = [360.0 * number / scenario.count for number in numbers]
-        turns = [{"transform": "rotate", "degrees": angle} if angle else {} for angle in angles]
-    else:
-        turns = [{"classes": classes} for classes in _class_groups(scenario.count, pool)]
-    return [Change.model_validate({"name": f"{scenario.kind}_{n}", **common, **turn}) for n, turn in enumerate(turns)]
-
-
-def _class_groups(count: int, pool: Pool) -> list[tuple[str | int, ...]]:
-    if not pool.labels:
-        raise InputError(
-            "stream.scenario.kind: class_incremental needs classes; use task: classification or another kind"
-        )
-    if count > len(pool.labels):
-        raise InputError(f"stream.scenario.count: is {count}, but there are only {len(pool.labels)} labels; lower it")
-    ordered = sorted(pool.labels, key=lambda label: (isinstance(label, str), label))
-    groups = np.array_split(np.arange(len(ordered)), count)
-    return [tuple(ordered[place] for place in group) for group in groups]
-
-
-def _contexts(changes: list[Change], names: list[str], pools: Pools, seed: int) -> list[Context]:
-    """The contexts by number. Raises InputError for what the rows cannot give."""
+def _contexts(
+    changes: list[Change], names: list[str], pools: Pools, places: Integers | None, seed: int
+) -> list[Context]:
+    """The contexts by number; `places` is what every class becomes, if anything. Raises InputError for what the rows
+    cannot give."""
     train, test = ClassIndex(pools.train), ClassIndex(pools.test)
     of_name = {change.name: change for change in changes}
     classes = {name: _classes(of_name[name], pools.train) for name in names}
@@ -230,8 +204,8 @@ def _contexts(changes: list[Change], names: list[str], pools: Pools, seed: int) 
                 train=draw,
                 test=Draw(test, own, None, key(seed, "test", name)),
                 blur=change.blur,
-                others=_others(change, own, everything, train, seed),
-                new_class=_new_class(change, own, pools.train, seed),
+                others=_others(change, own, everything, pools.train, train, seed),
+                new_class=_new_class(change, own, pools.train, seed) if places is None else places,
                 transform=make_transform(change, pools.train.fields, pools.train.spread, seed),
             )
         )
@@ -270,17 +244,22 @@ def _class_of(label: str | int, change: Change, setting: str, pool: Pool) -> int
     return known.index(str(label))
 
 
-def _others(change: Change, own: Integers, everything: Integers, index: ClassIndex, seed: int) -> Draw | None:
+def _others(
+    change: Change, own: Integers, everything: Integers, pool: Pool, index: ClassIndex, seed: int
+) -> Draw | None:
     if change.blur == 0:
         return None
     others = np.setdiff1d(everything, own)
     others = others[index.sizes[others] > 0]
-    if not others.size:
+    weights = _weights(change, others, pool)
+    if weights is not None and (weights == 1).all():
+        weights = None
+    if not others.size or (weights is not None and not weights.any()):
         raise InputError(
             f"stream.scenario: context '{change.name}' has blur, but no other context has other classes; "
             f"give contexts different classes or remove blur"
         )
-    return Draw(index, others, None, key(seed, "draw", *others.tolist()))
+    return Draw(index, others, weights, key(seed, "draw", *others.tolist()))
 
 
 def _new_class(change: Change, own: Integers, pool: Pool, seed: int) -> Integers | None:

@@ -1,6 +1,6 @@
 """Held-out evaluation per context: how well the model answers for every context it has seen.
 
-Contexts are known here and nowhere else in the loop.
+Contexts are known here and, but for boundaries that a policy has told, nowhere else in the loop.
 """
 
 from __future__ import annotations

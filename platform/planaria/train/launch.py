@@ -25,6 +25,7 @@ from planaria.errors import InputError, RunError
 from planaria.job import Job, dump_job, load_job, resolved
 from planaria.record import MlflowRecorder, check_tracking_uri, write_report
 from planaria.stream import open_stream
+from planaria.train.boundaries import check_boundaries
 from planaria.train.checkpoint import CheckpointStore
 from planaria.train.folder import RunFolder
 from planaria.train.inheritance import learned_by
@@ -129,6 +130,7 @@ def _check(job: Job, base: Path, address: str | None) -> None:
             raise InputError(str(error)) from None
         if not len(first):
             raise InputError("stream: no rows; give a path with data in it")
+    check_boundaries(job, stream)
     if job.record.tracking_uri is not None:
         check_tracking_uri(job.record.tracking_uri)
 

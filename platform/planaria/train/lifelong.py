@@ -34,7 +34,7 @@ from planaria.control.library import Snapshot, Weights
 from planaria.control.propose import price_of
 from planaria.control.recall import RECALL
 from planaria.control.rollback import ROLLBACK, holds_before
-from planaria.detect import ShiftMonitor, Sketch
+from planaria.detect import Sketch, ToldMonitor, build_monitor
 from planaria.errors import InputError, RunError
 from planaria.job import Job
 from planaria.learn import (
@@ -97,7 +97,7 @@ class Lifelong:
         self.protection, self.renewing = Protection(policy.learner), Renewing(policy.learner)
         self.reading = Reading(policy.learner, self.task, job.seed)
         self.compiling = Compiling(pass_through, job.model.compile_after_rows, device)
-        self.monitor = ShiftMonitor(policy.detector, self.task)
+        self.monitor = build_monitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
         self.controller = Controller(policy, job.model.layers, job.seed, judge_for(policy.controller))
         self.recollection = Recollection(policy.controller.library if policy.controller.kind != "none" else 0)
@@ -162,6 +162,7 @@ class Lifelong:
                 f"stream: row {rows.start} came where row {self.row} was due; the source was changed meanwhile"
             )
         self.between_steps = False
+        self._settle_where_told(rows)
         if self.task == "classification" and len(self.stream.labels) > self.blueprint.outputs:
             self._edit(GrowOutputs(len(self.stream.labels)), "new label", "the stream brought a label not seen before")
         left_context = self.evaluator.take(rows)
@@ -391,6 +392,7 @@ class Lifelong:
             target_B=rows.target,
             output_BC=output.reshape(total, outputs),
             sketch_BF=sketch.reshape(total, SKETCH_FEATURES),
+            context_B=rows.context if isinstance(self.monitor, ToldMonitor) else None,
         )
         return report, wishes
 
@@ -430,7 +432,8 @@ class Lifelong:
         if shift is not None:
             self.account.note_shift(shift)
             self.controller.shifted(shift)
-            self.protection.settle(self.model)
+            if not isinstance(self.monitor, ToldMonitor):
+                self.protection.settle(self.model)
         else:
             self.controller.alarmed(self.monitor.alarm_onset)
         for number, gain in self.controller.outcomes(self.row):
@@ -442,6 +445,11 @@ class Lifelong:
                 self._carry_out(decision)
         if self.controller.held is None:
             self.recollection.before = None
+
+    def _settle_where_told(self, rows: Rows) -> None:
+        """A boundary that is told is known before the rows beyond it are learned from."""
+        if isinstance(self.monitor, ToldMonitor) and rows.context is not None and self.monitor.leaves(rows.context):
+            self.protection.settle(self.model)
 
     def _decide(self, trigger: str) -> Decision | None:
         if trigger == RECALL:

@@ -1,6 +1,7 @@
 """What keeps old knowledge beside replay, in a run: anchors and an earlier self to learn from, if the policy asks.
 
-Equal on every worker: it sees reduced gradients only, and takes effect when the detector reports a shift.
+Equal on every worker: it sees reduced gradients only, and takes effect when the detector reports a shift or a
+boundary is told.
 """
 
 from __future__ import annotations
