@@ -1,11 +1,11 @@
 """The standard picture streams: planaria, never told a boundary, beside Avalanche's learners, which are told them all.
 
-    python -m venv peers && peers/bin/pip install avalanche-lib        its pins differ from ours
+    python -m venv peers && peers/bin/pip install 'avalanche-lib>=0.6,<0.7'
     python -m benchmarks.peers.images --avalanche peers/bin/python
 
 One pass, batches of 10, 1,000 remembered rows. planaria: jobs/split_fashion_mnist.yaml, permuted_ and rotated_, as they
-are. Avalanche: the same rows in the same order, an MLP 784-512-10, its rate chosen for every stream and learner on
-TUNING_SEED, which is not reported. Writes benchmarks/results/peers.json.
+are. Avalanche: the same rows, shuffled within each context as it does by itself, an MLP 784-512-10, its rate chosen for
+every stream and learner on TUNING_SEED, which is not reported. Writes benchmarks/results/peers.json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import subprocess
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -27,8 +26,8 @@ from benchmarks.elastic import ROOT, interval
 from benchmarks.measure import RESULTS
 from rich.console import Console
 
+from planaria.compare import avalanche_peers
 from planaria.job import Job, load_job
-from planaria.stream import open_stream
 from planaria.train.folder import RunFolder
 from planaria.train.worker import run_here
 
@@ -36,7 +35,8 @@ STREAMS = ("split_fashion_mnist", "permuted_fashion_mnist", "rotated_fashion_mni
 LEARNERS = ("replay", "der++")
 RATES = (0.01, 0.03, 0.1)
 TUNING_SEED = 100
-_CHUNK_ROWS = 1_000
+SCALE = (0.286, 0.353)
+"""Mean and deviation of Fashion-MNIST's pixels."""
 
 
 def job_of(stream: str, seed: int) -> Job:
@@ -62,31 +62,15 @@ def export(stream: str, seed: int, folder: Path) -> Path:
     path = folder / f"{stream}-{seed}.npz"
     if path.exists():
         return path
-    job = job_of(stream, seed)
-    source = open_stream(job.stream, seed=seed, base=ROOT, hold_out_fraction=0.0)
-    parts = [source.read(at, _CHUNK_ROWS) for at in range(0, source.total_rows or 0, _CHUNK_ROWS)]
-    columns: dict[str, Any] = {
-        "image": np.concatenate([part.select(slice(None))["image"] for part in parts]),
-        "target": np.concatenate([part.target for part in parts]),
-        "context": np.concatenate([part.context for part in parts if part.context is not None]),
-    }
-    for context in range(len(source.contexts)):
-        held = source.held_out(context, job.evaluation.rows_per_context)
-        assert held is not None
-        columns[f"held_image_{context}"] = held.select(slice(None))["image"]
-        columns[f"held_target_{context}"] = held.target
-    np.savez(path, **columns)
+    avalanche_peers.export(job_of(stream, seed), ROOT, path, SCALE)
     return path
 
 
 def avalanche(python: str, folder: Path, stream: str, learner: str, rate: float, seed: int) -> dict[str, Any]:
-    script = Path(__file__).with_name("avalanche_peer.py")
-    command = [python, str(script), str(export(stream, seed, folder)), learner, str(rate), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{stream}, {learner}, rate {rate}: {done.stderr.strip().splitlines()[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    recipe = avalanche_peers.recipe(f"{learner},rate={rate}", job_of(stream, seed))
+    found = avalanche_peers.start(python, export(stream, seed, folder), recipe, interval=None)
+    kept = ("final_accuracy", "samples", "parameters", "cpu_seconds", "peak_mb")
+    return {key: found[key] for key in kept}
 
 
 def summed_up(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -111,6 +95,8 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(width=140)
     kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"ours": [], "peers": []}
+    if arguments.avalanche is not None:
+        avalanche_peers.interpreter(arguments.avalanche)
     with (
         ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool,
         tempfile.TemporaryDirectory() as place,

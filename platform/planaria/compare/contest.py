@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from planaria.compare import river_peers
+from planaria.compare import avalanche_peers, river_peers
 from planaria.compare.outcome import Outcome, to_json
 from planaria.errors import InputError, RunError
 from planaria.job import Job, load_job
@@ -35,8 +35,10 @@ class Contest:
     policies: tuple[str, ...]
     """Each a policy, or a policy and changes to it: "balanced,learner.loss=der++"."""
     peers: tuple[str, ...]
-    """Each "library:learner"."""
+    """Each "library:learner", of Avalanche's also with changes: "avalanche:replay,rate=0.1"."""
     seeds: tuple[int, ...]
+    avalanche: str | None = None
+    """A Python that has Avalanche; None is this one."""
 
     def jobs(self) -> dict[tuple[str, int], Job]:
         """The job of every policy with every seed, in this process without Ray. Raises InputError."""
@@ -49,7 +51,7 @@ class Contest:
         }
 
     def peer_jobs(self) -> dict[tuple[str, int], Job]:
-        """The job of every peer with every seed: only its stream matters. Raises InputError."""
+        """The job of every peer with every seed: its stream matters, its model does not. Raises InputError."""
         jobs = {
             (peer, seed): load_job(self.job, [*self.settings, f"seed={seed}", "scale.workers=0"])
             for peer in self.peers
@@ -57,10 +59,13 @@ class Contest:
         }
         for (peer, _), job in jobs.items():
             library, _, learner = peer.partition(":")
-            if library != "river" or not learner:
-                raise InputError(f"--peers: '{peer}' is not known; give river:arf, river:srp and the like")
-            river_peers.check(learner, job)
+            if library not in _CHECKS or not learner:
+                raise InputError(f"--peers: '{peer}' is not known; give river:arf, avalanche:replay and the like")
+            _CHECKS[library](learner, job)
         return jobs
+
+
+_CHECKS: Mapping[str, Callable[[str, Job], None]] = {"river": river_peers.check, "avalanche": avalanche_peers.check}
 
 
 def compare(
@@ -75,6 +80,9 @@ def compare(
         raise InputError("compare: nobody to compare; give --policies or --peers, and --seeds")
     if next(iter(jobs.values())).stream.follow:
         raise InputError("stream.follow: a stream without an end cannot be compared on; set it to false")
+    python = None
+    if any(peer.startswith("avalanche:") for peer in contest.peers):
+        python = avalanche_peers.interpreter(contest.avalanche)
     base, context = Path.cwd(), multiprocessing.get_context("spawn")
     # Here, once for all contestants: what cannot be opened is told now, and what is to be made is made once.
     rows = {seed: _rows_of(job, base) for seed, job in {seed: job for (_, seed), job in jobs.items()}.items()}
@@ -85,7 +93,7 @@ def compare(
     outcomes: list[Outcome] = []
     with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as pool:
         waiting = {
-            pool.submit(_one, name, job, base, max(1, rows[seed] // POINTS)): (name, seed)
+            pool.submit(_one, name, job, base, max(1, rows[seed] // POINTS), python): (name, seed)
             for (name, seed), job in jobs.items()
         }
         for done in as_completed(waiting):
@@ -124,7 +132,7 @@ def _policy_settings(policy: str) -> list[str]:
     return [f"policy={name}", *(f"policy.{change.strip()}" for change in changes)]
 
 
-def _one(name: str, job: Job, base: Path, interval: int) -> Outcome:
+def _one(name: str, job: Job, base: Path, interval: int, python: str | None) -> Outcome:
     """In a process of its own, on one thread: side by side, several would only get in each other's way."""
     import torch
 
@@ -132,6 +140,9 @@ def _one(name: str, job: Job, base: Path, interval: int) -> Outcome:
     library, _, learner = name.partition(":")
     if library == "river":
         return river_peers.run(learner, job, base, interval)
+    if library == "avalanche":
+        assert python is not None
+        return avalanche_peers.run(learner, job, base, interval, python)
     return _planaria(name, job, base, interval)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from planaria.compare.blocks import blocks
 from planaria.compare.outcome import Curve, Outcome
 from planaria.errors import InputError, nearest
 from planaria.job import Job
@@ -90,7 +91,7 @@ def run(name: str, job: Job, base: Path, interval: int) -> Outcome:
     model = (CLASSIFIERS if classes else REGRESSORS)[name](job.seed)
     stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
     curve, began = Curve(interval), time.process_time()
-    for rows in _steps(stream, job):
+    for rows in blocks(stream, job):
         for features, label, held_out in _samples(rows, stream.fields):
             answer = model.predict_one(features)
             if classes:
@@ -109,17 +110,6 @@ def run(name: str, job: Job, base: Path, interval: int) -> Outcome:
         cpu_seconds=time.process_time() - began,
         curve=curve.points,
     )
-
-
-def _steps(stream: Any, job: Job) -> Iterator[Rows]:
-    row = 0
-    while True:
-        count = 512 if job.samples is None else min(512, job.samples - row)
-        rows: Rows = stream.read(row, count)
-        if not len(rows):
-            return
-        yield rows
-        row += len(rows)
 
 
 def _samples(rows: Rows, fields: Fields) -> Iterator[tuple[dict[str, Any], Any, bool]]:

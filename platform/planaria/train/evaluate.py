@@ -55,7 +55,7 @@ class Evaluator:
         contexts = list(self.seen)
 
         def one(at: int) -> tuple[float, float] | None:
-            held = self._held_out(contexts[at])
+            held = self.held_out(contexts[at])
             return None if held is None else score(*held)
 
         found = {c: v for c, v in zip(contexts, spread(len(contexts), one), strict=True) if v is not None}
@@ -67,7 +67,8 @@ class Evaluator:
         """Rise of each context's error since its best, in the error's unit (Chaudhry et al. 2018)."""
         return {context: error - self.best[context] for context, (error, _) in final.items() if context in self.best}
 
-    def _held_out(self, context: int) -> tuple[Features, npt.NDArray[Any]] | None:
+    def held_out(self, context: int) -> tuple[Features, npt.NDArray[Any]] | None:
+        """The rows on which a context is measured, and their targets; None where there are none."""
         rows = self.stream.held_out(context, self.settings.rows_per_context)
         if rows is not None:
             return (rows.select(slice(None)), rows.target) if len(rows) else None
