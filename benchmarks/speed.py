@@ -78,13 +78,13 @@ def bare_loop(batch: int = BATCH) -> BareLoop:
     return BareLoop(build(demo_model()), images, labels, batch=batch, memory_rows=MEMORY_ROWS)
 
 
-def planaria_loop(policy: dict[str, Any], batch: int = BATCH) -> Any:
+def planaria_loop(policy: dict[str, Any], batch: int = BATCH, **model: Any) -> Any:
     """The loop in this process, on Fashion-MNIST as it is."""
     from planaria.job import Job
 
     values = {
         "stream": {"source": "fashion_mnist"},
-        "model": {"width": 64, "layers": 2, "head_width": 8, "mlp_width": 128, "patch": 7},
+        "model": {"width": 64, "layers": 2, "head_width": 8, "mlp_width": 128, "patch": 7, **model},
         "batch_rows": batch,
         "policy": policy,
         "scale": {"workers": 0},

@@ -33,8 +33,7 @@ ROWS = 1_000
 """Of a context."""
 WAYS = {
     "the job as it is": (),
-    "plain training": ("policy.learner.renew=null", "policy.learner.weight_decay=0.01"),
-    "plain training, strong weight decay": ("policy.learner.renew=null",),
+    "plain training": ("policy.learner.readout=null", "policy.learner.weight_decay=0.01"),
 }
 
 
