@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
@@ -74,19 +73,6 @@ def test_a_class_that_was_once_a_largest_stays_full() -> None:
     early = (memory.columns["numeric"][:, 0] < 20_000).mean()
     assert 0.3 < early < 0.7
     assert np.bincount(memory.target).min() >= 7
-
-
-def test_whole_batches_are_admitted_as_row_by_row() -> None:
-    targets = np.random.default_rng(3).integers(0, 5, 2_000)
-    memory = _memory("class_balanced", rows=100)
-    _fill(memory, targets)
-    label_N = np.random.default_rng(4).integers(0, 5, 300)
-    draws_N2 = np.random.default_rng(5).random((300, 2))
-    one_by_one = copy.deepcopy(memory)
-    slots = [one_by_one._slot_for(label, draw) for label, draw in zip(label_N.tolist(), draws_N2.tolist(), strict=True)]
-    kept = memory._sample_within(sorted(set(label_N.tolist())), label_N, np.arange(300), draws_N2)
-    assert kept == [(at, slot) for at, slot in enumerate(slots) if slot is not None] and kept
-    assert memory.seen_per_class == one_by_one.seen_per_class and memory.seen == one_by_one.seen
 
 
 def test_a_stored_row_keeps_its_own_target_and_output() -> None:

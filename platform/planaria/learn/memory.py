@@ -75,35 +75,12 @@ class ReplayMemory:
         draws_B2 = np.random.default_rng((self.seed, _ADMIT, first_row)).random((len(target_B), 2))
         at_N = np.flatnonzero(offered_B)
         label_N = target_B[at_N].astype(np.int64) if self.balanced else np.zeros(len(at_N), np.int64)
-        present = np.unique(label_N).tolist()
-        if self.kind in ("reservoir", "class_balanced") and self._full.issuperset(present):
-            return self._sample_within(present, label_N, at_N, draws_B2[at_N])
         chosen = []
         for at, label, draw_2 in zip(at_N.tolist(), label_N.tolist(), draws_B2[at_N].tolist(), strict=True):
             slot = self._slot_for(label, draw_2)
             if slot is not None:
                 chosen.append((at, slot))
         return chosen
-
-    def _sample_within(
-        self,
-        present: list[int],
-        label_N: npt.NDArray[np.int64],
-        at_N: npt.NDArray[np.int64],
-        draws_N2: npt.NDArray[np.float64],
-    ) -> list[tuple[int, int]]:
-        """What `_slot_for` says of rows of full classes, all at once: nearly every step of a long stream."""
-        held_N = np.empty(len(label_N), np.int64)
-        seen_N = np.empty(len(label_N), np.int64)
-        for label in present:
-            mine = label_N == label
-            held_N[mine] = len(self._slots_per_class[label])
-            seen_N[mine] = self.seen_per_class[label] + np.arange(1, mine.sum() + 1)
-            self.seen_per_class[label] += int(mine.sum())
-        self.seen += len(label_N)
-        place_N = (draws_N2[:, 0] * held_N).astype(np.int64)
-        kept = np.flatnonzero(draws_N2[:, 1] * seen_N < held_N)
-        return [(int(at_N[n]), self._slots_per_class[int(label_N[n])][place_N[n]]) for n in kept]
 
     def _slot_for(self, label: int, draw_2: list[float]) -> int | None:
         """Where the row goes, if anywhere."""
