@@ -40,7 +40,9 @@ class OutputLayer(nn.Module):
 
     @property
     def spread(self) -> Tensor:
-        """Running standard deviation of the target; 1 before it is known."""
+        """Running standard deviation of the target; 1 before it is known, and of classes."""
+        if not self.regression:
+            return self.count.new_ones(())
         variance = self.squares / self.count.clamp(min=1)
         return torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt()
 

@@ -251,9 +251,9 @@ class Lifelong:
         if self._projects:
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
-        norm = self._clip()
+        length = self._clip()
         seen, wishes = self._unpack(statistics, rows)
-        if not (np.isfinite(seen.loss_B).all() and bool(torch.isfinite(norm))):
+        if not (np.isfinite(seen.loss_B).all() and np.isfinite(length)):
             raise RunError(
                 f"step {self.step}: the loss is not finite; lower policy.learner.learning_rate, or look for extreme "
                 f"values in rows {rows.start} to {rows.start + len(rows) - 1}"
@@ -286,14 +286,15 @@ class Lifelong:
         learned = np.flatnonzero(~rows.held_out & ~np.isin(number, self.reading.withheld))
         return self._tensors(rows.select(learned)), self._target(rows.target[learned])
 
-    def _clip(self) -> Tensor:
+    def _clip(self) -> float:
         """Scale the gradients down where they are too long; returns their length. As `clip_grad_norm_`, which also
         multiplies by 1 where they are not."""
         longest = self.job.policy.learner.clip_norm
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
-        if not float(norm) <= longest - 1e-6:
+        length = float(norm)
+        if not length <= longest - 1e-6:
             nn.utils.clip_grads_with_norm_(self.parameters, longest, norm, foreach=True)
-        return norm
+        return length
 
     def _shard(self, shard: int, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> Tensor:
         """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads."""
@@ -339,7 +340,8 @@ class Lifelong:
         objective.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             fresh_answer = answer[:count]
-            statistics[low:high] = row_loss(self.task, fresh_answer, target[:count], spread)
+            told_loss = loss[:count] if answer is output else row_loss(self.task, fresh_answer, target[:count], spread)
+            statistics[low:high] = told_loss
             if len(lost_again):
                 lost_again[slice(*_block(shard, self.shards, len(replay)))] = loss[count : count + len(slots)]
             if to_read is not None:
