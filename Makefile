@@ -67,7 +67,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(PIP) torch==2.13.0
 	@$(PIP) -r requirements.lock
 	@$(PIP) "cython<3.1" "setuptools>=77,<81" wheel
-	@$(PIP) --no-deps --no-build-isolation --config-settings="--global-option=build_ext" learn2learn==0.2.0
+	@$(PIP) --no-deps --no-build-isolation --use-pep517 --config-settings="--global-option=build_ext" learn2learn==0.2.0
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
