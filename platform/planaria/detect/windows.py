@@ -12,6 +12,7 @@ from scipy.special import ndtri
 from planaria.detect.channel import Evidence
 from planaria.detect.moments import Moments
 from planaria.detect.saved import Saved, pack
+from planaria.detect.tail import Tail
 from planaria.policy import InputChannel
 from planaria.signals import StepReport
 
@@ -48,19 +49,18 @@ class WindowChannel:
 
     def reset(self) -> None:
         self._reference = Moments(self._features, capacity=self._settings.reference_rows * REFERENCE_LIMIT)
-        self._recent_NF: npt.NDArray[np.float32] = np.zeros((0, self._features), np.float32)
+        self._recent_NF = Tail(np.zeros((0, self._features), np.float32))
 
     def dismiss(self) -> None:
-        self._reference.add(self._recent_NF)
-        self._recent_NF = self._recent_NF[:0]
+        self._reference.add(self._recent_NF.rows)
+        self._recent_NF.drop(len(self._recent_NF))
 
     def update(self, report: StepReport) -> Evidence | None:
-        rows_BF = self._fill_reference(self._view(report))
-        self._recent_NF = np.concatenate([self._recent_NF, rows_BF])
+        self._recent_NF.add(self._fill_reference(self._view(report)))
         leaving = (len(self._recent_NF) - int(self._windows[-1])) // CHUNK_ROWS * CHUNK_ROWS
         if leaving > 0:
-            self._reference.add(self._recent_NF[:leaving])
-            self._recent_NF = self._recent_NF[leaving:]
+            self._reference.add(self._recent_NF.rows[:leaving])
+            self._recent_NF.drop(leaving)
         seen = report.start + len(report.loss_B)
         if seen // TEST_ROWS == report.start // TEST_ROWS:
             return None
@@ -85,7 +85,8 @@ class WindowChannel:
         """Mean of the newest rows, for each number of rows. [K, F]"""
         age_N = np.arange(len(self._recent_NF), 0, -1)
         newest_KN = (age_N <= windows_K[:, None]).astype(np.float32)
-        return (newest_KN @ self._recent_NF).astype(np.float64) / windows_K[:, None]
+        sum_KF: npt.NDArray[np.float32] = newest_KN @ self._recent_NF.rows
+        return sum_KF.astype(np.float64) / windows_K[:, None]
 
     def _onset_rows(self) -> int:
         """How many of the newest rows the change most likely holds."""
@@ -93,9 +94,9 @@ class WindowChannel:
         return int(cuts_K[self._reference.test.distances(self._means(cuts_K), cuts_K.astype(np.float64)).argmax()])
 
     def state(self) -> dict[str, Any]:
-        return {"reference": self._reference.state(), "recent": pack(self._recent_NF)}
+        return {"reference": self._reference.state(), "recent": pack(self._recent_NF.rows)}
 
     def load_state(self, saved: Saved) -> None:
         self.reset()
         self._reference.load_state(saved.part("reference"))
-        self._recent_NF = saved.array("recent", np.float32, (None, self._features))
+        self._recent_NF = Tail(saved.array("recent", np.float32, (None, self._features)))

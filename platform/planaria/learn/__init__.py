@@ -16,6 +16,7 @@ from planaria.learn.losses import row_error, row_loss, row_loss_bias_fitted
 from planaria.learn.memory import DOUBTFUL, UNSETTLED, ReplayMemory
 from planaria.learn.optimizers import (
     build_optimizer,
+    clip_gradients,
     load_optimizer_tensors,
     optimizer_tensors,
     replace_parameter,
@@ -37,6 +38,7 @@ __all__ = [
     "build_optimizer",
     "build_renewal",
     "build_teacher",
+    "clip_gradients",
     "load_optimizer_tensors",
     "optimizer_tensors",
     "project",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from planaria.errors import InputError
+from planaria.learn.flat_adamw import FlatAdamW
 from planaria.policy import Learner
 
 
@@ -18,7 +19,7 @@ def build_optimizer(model: nn.Module, learner: Learner) -> torch.optim.Optimizer
     groups = [{"params": decayed, "weight_decay": learner.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if learner.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=learner.learning_rate, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=learner.learning_rate, fused=True)
+    return FlatAdamW(groups, lr=learner.learning_rate)
 
 
 def replace_parameter(
@@ -59,10 +60,18 @@ def replace_with_state(
         for key, value in tensors.items():
             slot, _, name = key.partition("/")
             if name == names[old]:
-                here = value if value.dim() == 0 and not _fused_on(optimizer, new) else value.to(new.device)
-                optimizer.state[new][slot] = here.clone()
+                optimizer.state[new][slot] = value.to(new.device).clone()
 
     return follow
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, longest: float) -> float:
+    """Scale the gradients down where they are longer than that together; returns their length before. What the
+    optimizer's next step takes is scaled; whether the parameters' own gradients are is left open."""
+    if isinstance(optimizer, FlatAdamW):
+        return optimizer.gather(longest)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return float(nn.utils.clip_grad_norm_(parameters, longest, foreach=True))
 
 
 def reset_moments(optimizer: torch.optim.Optimizer) -> None:
@@ -76,7 +85,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Iterable[tuple[st
     for name, parameter in names:
         for slot, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"{slot}/{name}"] = value.detach().cpu().contiguous()
+                # Parameters share a step count, and files hold no tensor twice.
+                tensors[f"{slot}/{name}"] = value.detach().cpu().contiguous() if value.dim() else value.cpu().clone()
     return tensors
 
 
@@ -90,16 +100,7 @@ def load_optimizer_tensors(
         parameter = parameters.get(name)
         if parameter is None or (value.dim() > 0 and value.shape != parameter.shape):
             raise InputError(f"optimizer state: '{key}' fits no parameter of the model; use an older checkpoint")
-        on = (
-            value.clone()
-            if value.dim() == 0 and not _fused_on(optimizer, parameter)
-            else value.to(parameter.device).clone()
-        )
-        optimizer.state[parameter][slot] = on
-
-
-def _fused_on(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
-    return bool(optimizer.defaults.get("fused")) and parameter.device.type != "cpu"
+        optimizer.state[parameter][slot] = value.to(parameter.device).clone()
 
 
 def _follow(slot: str, value: object, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float) -> object:

@@ -262,7 +262,7 @@ class Episode:
         recent = np.random.default_rng((self.stream.seed, self.step, 1)).permutation(recent)
         memory = self.script.memory(self.step)
         held = memory.held(MEMORY_ROWS, self.step)
-        remembered = memory.columns["row"][np.concatenate((memory.draw(MEMORY_ROWS, self.step, purpose=1), held))]
+        remembered = memory.columns["row"][np.concatenate((memory.draw(MEMORY_ROWS, self.step, to_decide=True), held))]
         self._held = memory.columns["row"][held]
         evidence = Evidence(
             recent=tensors(self.stream, recent),

@@ -42,6 +42,7 @@ from planaria.learn import (
     ReplayMemory,
     build_objective,
     build_optimizer,
+    clip_gradients,
     load_optimizer_tensors,
     optimizer_tensors,
     project,
@@ -240,7 +241,7 @@ class Lifelong:
             for parameter in self.parameters:
                 parameter.grad = None
             statistics = self._shard(shard, rows, replay, judged)
-            if self.group.rank == 0 and not parts:
+            if (stop or report) and self.group.rank == 0 and not parts:
                 statistics[-2], statistics[-1] = float(stop), float(report)
             parts.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
         vector = self.group.sum(tree_sum(parts))
@@ -251,7 +252,7 @@ class Lifelong:
         if self._projects:
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
-        length = self._clip()
+        length = clip_gradients(self.optimizer, self.job.policy.learner.clip_norm)
         seen, wishes = self._unpack(statistics, rows)
         if not (np.isfinite(seen.loss_B).all() and np.isfinite(length)):
             raise RunError(
@@ -286,16 +287,6 @@ class Lifelong:
         learned = np.flatnonzero(~rows.held_out & ~np.isin(number, self.reading.withheld))
         return self._tensors(rows.select(learned)), self._target(rows.target[learned])
 
-    def _clip(self) -> float:
-        """Scale the gradients down where they are too long; returns their length. As `clip_grad_norm_`, which also
-        multiplies by 1 where they are not."""
-        longest = self.job.policy.learner.clip_norm
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
-        length = float(norm)
-        if not length <= longest - 1e-6:
-            nn.utils.clip_grads_with_norm_(self.parameters, longest, norm, foreach=True)
-        return length
-
     def _shard(self, shard: int, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> Tensor:
         """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads."""
         low, high = _block(shard, self.shards, len(rows))
@@ -319,17 +310,18 @@ class Lifelong:
         spread = self.model.output.spread
         loss = row_loss(self.task, output, target, spread)
         count = high - low
-        learned = torch.from_numpy(~rows.held_out[low:high]).to(self.device)
         fresh_loss = self.objective.fresh(output[:count], target[:count], loss[:count], rows.target)
         if self.protection.teaches:
             with self._precision():
                 new = {name: column[:count] for name, column in features.items()}
                 fresh_loss = fresh_loss + self.protection.cost(self.task, new, output[:count], spread)
-        objective = (fresh_loss * learned).sum() / max(1, int((~rows.held_out).sum()))
+        held_out = int(rows.held_out.sum())
+        if held_out:
+            fresh_loss = fresh_loss * torch.from_numpy(~rows.held_out[low:high]).to(self.device)
+        objective = fresh_loss.sum() / max(1, total - held_out)
         if len(slots):
-            remembered = torch.from_numpy(self.memory.remembered_outputs(slots, outputs)).to(self.device)
             these = slice(count, count + len(slots))
-            replayed = self.objective.replayed(*self._in_loss_units(output[these], remembered), loss[these])
+            replayed = self.objective.replayed(loss[these], partial(self._outputs_then, output[these], slots))
             lost = replayed.sum() / len(replay)
             if self._projects:
                 lost.backward(retain_graph=True)  # type: ignore[no-untyped-call]
@@ -585,7 +577,7 @@ class Lifelong:
         rows = self.stream.read(first, self.row - first)
         learned = np.random.default_rng((self.job.seed, self.step, 1)).permutation(np.flatnonzero(~rows.held_out))
         held = self.memory.held(MEMORY_ROWS, self.step)
-        slots = np.concatenate((self.memory.draw(MEMORY_ROWS, self.step, purpose=1), held))
+        slots = np.concatenate((self.memory.draw(MEMORY_ROWS, self.step, to_decide=True), held))
         recent = rows.select(learned)
         remembered = self.memory.select(slots) if len(slots) else {n: v[:0] for n, v in recent.items()}
         evidence = Evidence(
@@ -759,8 +751,10 @@ class Lifelong:
     def _target(self, target: npt.NDArray[Any]) -> Tensor:
         return _tensor(target).to(self.device)
 
-    def _in_loss_units(self, output: Tensor, remembered: Tensor) -> tuple[Tensor, Tensor]:
-        """Regression outputs in units of the target's spread, so that distances to them compare with the loss."""
+    def _outputs_then(self, output: Tensor, slots: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """`output` of these slots' rows and what was remembered of it; of a regression in units of the target's spread,
+        so that distances between them compare with the loss."""
+        remembered = torch.from_numpy(self.memory.remembered_outputs(slots, self.blueprint.outputs)).to(self.device)
         if self.task == "classification":
             return output, remembered
         spread = self.model.output.spread.to(output.dtype)

@@ -6,7 +6,7 @@ Equal on every worker: what they did is summed with the gradients. Legend: L lay
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -32,13 +32,13 @@ class Renewing:
         """Numbers that a forward pass adds to what the workers sum up."""
         return 0 if self.renewal is None else 2 * model.blueprint.layers * model.blueprint.mlp_width
 
-    @contextmanager
-    def watching(self, model: ElasticTransformer, into: Tensor, rows: int) -> Iterator[None]:
+    def watching(self, model: ElasticTransformer, into: Tensor, rows: int) -> AbstractContextManager[None]:
         """Add the hidden units' activations in here, and their absolute values, to `into`: sums over the rows of this
         shard, divided by the `rows` of all."""
-        if self.renewal is None:
-            yield
-            return
+        return nullcontext() if self.renewal is None else self._watching(model, into, rows)
+
+    @contextmanager
+    def _watching(self, model: ElasticTransformer, into: Tensor, rows: int) -> Iterator[None]:
         layers, units = model.blueprint.layers, model.blueprint.mlp_width
         activation_LH, magnitude_LH = into.view(2, layers, units)
 

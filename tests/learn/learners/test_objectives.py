@@ -30,7 +30,7 @@ def test_asymmetric_replay_lets_fresh_rows_compete_among_the_classes_of_their_st
     assert output_BC.grad is not None and output_BC.grad[:, 2].tolist() == [0.0, 0.0]
     everyone_B = objective.fresh(OUTPUT_BC, TARGET_B, LOSS_B, np.array([2, 1, 0]))
     torch.testing.assert_close(everyone_B, LOSS_B)
-    assert torch.equal(objective.replayed(OUTPUT_BC, OUTPUT_BC, LOSS_B), 2.0 * LOSS_B), "against all classes"
+    assert torch.equal(objective.replayed(LOSS_B, lambda: (OUTPUT_BC, OUTPUT_BC)), 2.0 * LOSS_B), "against all classes"
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,14 @@ def test_asymmetric_replay_lets_fresh_rows_compete_among_the_classes_of_their_st
 )
 def test_dark_replay_adds_the_distance_to_outputs_known_then(loss: str, expected: float) -> None:
     objective = build_objective(Learner.model_validate({"loss": loss, "alpha": 0.1, "beta": 0.5}))
-    cost = objective.replayed(torch.tensor([[1.0, 2.0, 7.0]]), torch.tensor([[0.0, 0.0, NAN]]), torch.tensor([3.0]))
+    now, then = torch.tensor([[1.0, 2.0, 7.0]]), torch.tensor([[0.0, 0.0, NAN]])
+    cost = objective.replayed(torch.tensor([3.0]), lambda: (now, then))
     torch.testing.assert_close(cost, torch.tensor([expected]))
 
 
 def test_unknown_outputs_send_no_gradient() -> None:
     output = torch.tensor([[1.0, 2.0]], requires_grad=True)
     dark = build_objective(Learner(loss="der++", alpha=1.0, beta=0.0))
-    dark.replayed(output, torch.tensor([[0.0, NAN]]), torch.zeros(1)).sum().backward()
+    dark.replayed(torch.zeros(1), lambda: (output, torch.tensor([[0.0, NAN]]))).sum().backward()
     assert output.grad is not None
     assert output.grad.tolist() == [[2.0, 0.0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from planaria.learn.learners.objective import Targets
+from planaria.learn.learners.objective import Outputs, Targets
 
 
 class DarkExperienceReplay:
@@ -21,7 +21,8 @@ class DarkExperienceReplay:
     def fresh(self, output_BC: Tensor, target_B: Tensor, loss_B: Tensor, step_target: Targets) -> Tensor:
         return loss_B
 
-    def replayed(self, output_RC: Tensor, remembered_RC: Tensor, loss_R: Tensor) -> Tensor:
+    def replayed(self, loss_R: Tensor, outputs: Outputs) -> Tensor:
+        output_RC, remembered_RC = outputs()
         known_RC = ~remembered_RC.isnan()
         gap_RC = torch.where(known_RC, output_RC - remembered_RC.nan_to_num(0.0), torch.zeros_like(output_RC))
         distance_R = gap_RC.square().sum(1) / known_RC.sum(1).clamp(min=1)

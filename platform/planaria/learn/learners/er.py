@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from planaria.learn.learners.objective import Targets
+from planaria.learn.learners.objective import Outputs, Targets
 
 
 class ExperienceReplay:
@@ -16,5 +16,5 @@ class ExperienceReplay:
     def fresh(self, output_BC: Tensor, target_B: Tensor, loss_B: Tensor, step_target: Targets) -> Tensor:
         return loss_B
 
-    def replayed(self, output_RC: Tensor, remembered_RC: Tensor, loss_R: Tensor) -> Tensor:
+    def replayed(self, loss_R: Tensor, outputs: Outputs) -> Tensor:
         return self.beta * loss_R

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from planaria.learn.learners.objective import Targets
+from planaria.learn.learners.objective import Outputs, Targets
 
 
 class AsymmetricReplay:
@@ -25,5 +25,5 @@ class AsymmetricReplay:
         absent_C[torch.from_numpy(np.unique(step_target))] = False
         return F.cross_entropy(output_BC.masked_fill(absent_C, -torch.inf), target_B, reduction="none")
 
-    def replayed(self, output_RC: Tensor, remembered_RC: Tensor, loss_R: Tensor) -> Tensor:
+    def replayed(self, loss_R: Tensor, outputs: Outputs) -> Tensor:
         return self.beta * loss_R

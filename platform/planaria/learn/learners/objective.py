@@ -5,12 +5,16 @@ Legend: B fresh rows, R replayed rows, C outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy.typing as npt
 from torch import Tensor
 
 Targets = npt.NDArray[Any]
+Outputs = Callable[[], tuple[Tensor, Tensor]]
+"""What the model says of the replayed rows, and what it said when they were remembered, NaN where a class was not yet
+known; both [R, C]. Computed when it is asked for."""
 
 
 class Objective(Protocol):
@@ -20,6 +24,5 @@ class Objective(Protocol):
         """Of each fresh row, shape [B]. `loss_B` is its ordinary loss; `step_target` holds the targets of all rows of
         the step, those of other shards too."""
 
-    def replayed(self, output_RC: Tensor, remembered_RC: Tensor, loss_R: Tensor) -> Tensor:
-        """Of each replayed row, shape [R]. `remembered_RC` is what the model once said, NaN where a class was not yet
-        known."""
+    def replayed(self, loss_R: Tensor, outputs: Outputs) -> Tensor:
+        """Of each replayed row, shape [R]. `loss_R` is its ordinary loss."""
