@@ -188,7 +188,7 @@ def demo_run() -> tuple[list[Figure], list[dict[str, Any]]]:
 
 def surgery(step: float) -> list[Figure]:
     """Grow and shrink by one head on copies of a trained model, with the optimizer's moments and the refit."""
-    from planaria.learn import replace_parameter
+    from planaria.learn import OptimizerFollower
     from planaria.morph import operate
 
     figures = []
@@ -206,7 +206,7 @@ def surgery(step: float) -> list[Figure]:
         seconds = []
         for _ in range(EDIT_ROUNDS):
             model, optimizer = copy.deepcopy((run.model, run.optimizer))
-            follow = partial(replace_parameter, optimizer)
+            follow = OptimizerFollower(optimizer)
             seconds.append(cpu_seconds(partial(operate, model, edit, seed=1, follow=follow, calibration=calibration)))
         figures.append(Figure(name, statistics.median(seconds) / step, "steps", at_most=2))
     return figures

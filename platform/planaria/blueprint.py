@@ -6,12 +6,16 @@ Legend: D model width, N heads, H head width, T tokens, M MLP width, C outputs.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from planaria.errors import InputError
 from planaria.signals import Fields, Task
+
+Part = Literal["attention", "mlp"]
+PARTS: tuple[Part, ...] = ("attention", "mlp")
+"""Of a layer, whose weights may be shared with other layers."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,39 @@ class Blueprint:
     """Concepts that the readout keeps apart."""
     readout_fading: int = 0
     """Regressions of the readout that fade."""
+    attention_of: tuple[int, ...] = ()
+    """For each layer the layer whose attention weights it uses, the first of its group; () where each has its own."""
+    mlp_of: tuple[int, ...] = ()
+    """The same of the MLP weights."""
+    difference_rank: int = 0
+    """Rank of what each layer of a group adds to the shared weights; 0 adds nothing."""
+
+    def __post_init__(self) -> None:
+        for name in ("attention_of", "mlp_of"):
+            if getattr(self, name) == tuple(range(self.layers)):
+                object.__setattr__(self, name, ())  # one way to say it, so that equal models have equal blueprints
 
     @property
     def layers(self) -> int:
         return len(self.heads)
+
+    def owners(self, part: Part) -> tuple[int, ...]:
+        """For each layer the layer whose weights of that part it uses."""
+        of = self.attention_of if part == "attention" else self.mlp_of
+        return of or tuple(range(self.layers))
+
+    def groups(self, part: Part) -> dict[int, tuple[int, ...]]:
+        """The layers that use each owner's weights, by owner, in order."""
+        owners = self.owners(part)
+        return {
+            owner: tuple(layer for layer in range(self.layers) if owners[layer] == owner)
+            for owner in sorted(set(owners))
+        }
+
+    def differs(self, part: Part, layer: int) -> bool:
+        """Whether the layer adds a difference of its own to weights that it shares."""
+        owners = self.owners(part)
+        return self.difference_rank > 0 and owners.count(owners[layer]) > 1
 
     @property
     def tokens(self) -> int:
@@ -64,9 +97,15 @@ class Blueprint:
             inputs = (self.patch_values + 1) * d + self.tokens * d
         else:
             inputs = 3 * self.numeric * d + self.categorical * self.categories * d
-        attention = sum(4 * heads * self.head_width * d + d for heads in self.heads)
-        block = 4 * d + 2 * d * m + m + d
-        return inputs + d + attention + self.layers * block + 2 * d + (d + 1) * self.outputs
+        inner = [heads * self.head_width for heads in self.heads]
+        attention = sum(4 * inner[owner] * d + d for owner in self.groups("attention"))
+        mlp = len(self.groups("mlp")) * (2 * d * m + m + d)
+        differences = sum(
+            self.difference_rank * (4 * inner[layer] + 3 * d) * self.differs("attention", layer)
+            + self.difference_rank * 2 * (d + m) * self.differs("mlp", layer)
+            for layer in range(self.layers)
+        )
+        return inputs + d + attention + mlp + differences + self.layers * 4 * d + 2 * d + (d + 1) * self.outputs
 
     @property
     def flops_per_sample(self) -> int:
@@ -88,7 +127,8 @@ class Blueprint:
         """Raises InputError where the text is not a blueprint."""
         try:
             values = json.loads(text)
-            values["heads"] = tuple(int(n) for n in values["heads"])
+            for name in ("heads", "attention_of", "mlp_of"):
+                values[name] = tuple(int(n) for n in values.get(name, ()))
             if values.get("image_shape") is not None:
                 values["image_shape"] = tuple(int(n) for n in values["image_shape"])
             blueprint = Blueprint(**values)
@@ -103,6 +143,15 @@ class Blueprint:
             raise ValueError(f"heads is {list(self.heads)}; every layer needs at least one head")
         if min(self.width, self.head_width, self.mlp_width, self.outputs) < 1:
             raise ValueError("width, head_width, mlp_width and outputs must be at least 1")
+        for part in PARTS:
+            owners = self.owners(part)
+            if len(owners) != self.layers or any(not 0 <= o <= at or owners[o] != o for at, o in enumerate(owners)):
+                raise ValueError(f"{part}_of is {list(owners)}; name for each layer the first layer of its group")
+        for group in self.groups("attention").values():
+            if len({self.heads[layer] for layer in group}) > 1:
+                raise ValueError(f"layers {list(group)} share their attention but have {list(self.heads)} heads")
+        if self.difference_rank < 0:
+            raise ValueError("difference_rank must not be negative")
         if self.tokens < 2:
             raise ValueError("the input has no columns; name at least one feature")
         if min(self.readout_features, self.readout_concepts, self.readout_fading) < 0:
@@ -119,6 +168,9 @@ class Blueprint:
         outputs: int,
         patch: int,
         readout: tuple[int, int, int] = (0, 0, 0),
+        attention_of: tuple[int, ...] = (),
+        mlp_of: tuple[int, ...] = (),
+        difference_rank: int = 0,
     ) -> Blueprint:
         """The blueprint of a model that reads such rows. `readout` is (features, concepts, fading)."""
         return Blueprint(
@@ -136,6 +188,9 @@ class Blueprint:
             readout_features=readout[0],
             readout_concepts=readout[1],
             readout_fading=readout[2],
+            attention_of=attention_of,
+            mlp_of=mlp_of,
+            difference_rank=difference_rank,
         )
 
 
@@ -152,7 +207,7 @@ class Edit(Protocol):
 
 @dataclass(frozen=True)
 class GrowHeads:
-    """Append heads to a layer; the model's outputs stay what they were."""
+    """Append heads to a layer, and to those that share its attention; the model's outputs stay what they were."""
 
     kind: ClassVar[str] = "grow_heads"
     layer: int
@@ -170,7 +225,7 @@ class GrowHeads:
 
 @dataclass(frozen=True)
 class ShrinkHeads:
-    """Remove the named heads (numbers within the layer) for good."""
+    """Remove the named heads (numbers within the layer) for good, also from layers that share its attention."""
 
     kind: ClassVar[str] = "shrink_heads"
     layer: int
@@ -212,6 +267,57 @@ BEFORE_EDIT = -1
 
 
 @dataclass(frozen=True)
+class Share:
+    """Let two groups of layers use one set of weights from now on: what suits both best."""
+
+    kind: ClassVar[str] = "share"
+    part: Part
+    layers: tuple[int, int]
+    """One of each group."""
+
+    def apply(self, blueprint: Blueprint) -> Blueprint:
+        owners = _owners(self.part, blueprint)
+        if len(self.layers) != 2:
+            raise ValueError(f"cannot share between layers {list(self.layers)}; name two")
+        for layer in self.layers:
+            _check_layer(layer, blueprint)
+        first, second = sorted(owners[layer] for layer in self.layers)
+        if first == second:
+            raise ValueError(f"layers {list(self.layers)} share their {self.part} already")
+        if self.part == "attention" and blueprint.heads[first] != blueprint.heads[second]:
+            heads = blueprint.heads[first], blueprint.heads[second]
+            raise ValueError(f"layers {first} and {second} have {heads[0]} and {heads[1]} heads; make them equal first")
+        return _with_owners(blueprint, self.part, [first if owner == second else owner for owner in owners])
+
+    def describe(self) -> str:
+        return f"share the {self.part} of layers {self.layers[0]} and {self.layers[1]}"
+
+
+@dataclass(frozen=True)
+class Unshare:
+    """Give a layer weights of its own, which begin as those that it shared; the model's outputs stay what they were."""
+
+    kind: ClassVar[str] = "unshare"
+    part: Part
+    layer: int
+
+    def apply(self, blueprint: Blueprint) -> Blueprint:
+        _check_layer(self.layer, blueprint)
+        owners = _owners(self.part, blueprint)
+        group = [layer for layer, owner in enumerate(owners) if owner == owners[self.layer]]
+        if len(group) < 2:
+            raise ValueError(f"layer {self.layer} has an {self.part} of its own already")
+        rest = [layer for layer in group if layer != self.layer]
+        for layer in rest:
+            owners[layer] = rest[0]
+        owners[self.layer] = self.layer
+        return _with_owners(blueprint, self.part, owners)
+
+    def describe(self) -> str:
+        return f"give layer {self.layer} an {self.part} of its own"
+
+
+@dataclass(frozen=True)
 class Restore:
     """Put back the weights that were kept of a concept, and with them its heads; labels that came since stay known."""
 
@@ -220,11 +326,21 @@ class Restore:
     """The detector's number, or BEFORE_EDIT."""
     heads: tuple[int, ...]
     """Of each layer, as they were kept."""
+    attention_of: tuple[int, ...] = ()
+    """As it was kept."""
+    mlp_of: tuple[int, ...] = ()
+    """As it was kept."""
+
+    @staticmethod
+    def of(concept: int, kept: Blueprint) -> Restore:
+        return Restore(concept, kept.heads, kept.attention_of, kept.mlp_of)
 
     def apply(self, blueprint: Blueprint) -> Blueprint:
         if len(self.heads) != blueprint.layers or min(self.heads) < 1:
             raise ValueError(f"cannot restore heads {list(self.heads)} into {blueprint.layers} layers")
-        return replace(blueprint, heads=self.heads)
+        after = replace(blueprint, heads=self.heads, attention_of=self.attention_of, mlp_of=self.mlp_of)
+        after.check()
+        return after
 
     def describe(self) -> str:
         return "undo the last edit" if self.concept == BEFORE_EDIT else f"restore concept {self.concept}"
@@ -251,8 +367,8 @@ class RecycleHead:
         return f"recycle head {self.head} of layer {self.layer}"
 
 
-EDITS: dict[str, type[GrowHeads | ShrinkHeads | GrowOutputs | Restore | RecycleHead]] = {
-    kind.kind: kind for kind in (GrowHeads, ShrinkHeads, GrowOutputs, Restore, RecycleHead)
+EDITS: dict[str, type[GrowHeads | ShrinkHeads | GrowOutputs | Restore | RecycleHead | Share | Unshare]] = {
+    kind.kind: kind for kind in (GrowHeads, ShrinkHeads, GrowOutputs, Restore, RecycleHead, Share, Unshare)
 }
 
 
@@ -283,4 +399,18 @@ def _check_layer(layer: int, blueprint: Blueprint) -> None:
 
 
 def _with_heads(blueprint: Blueprint, layer: int, heads: int) -> Blueprint:
-    return replace(blueprint, heads=(*blueprint.heads[:layer], heads, *blueprint.heads[layer + 1 :]))
+    """Of the layer, and of all that share its attention."""
+    owners = blueprint.owners("attention")
+    changed = (heads if owners[at] == owners[layer] else live for at, live in enumerate(blueprint.heads))
+    return replace(blueprint, heads=tuple(changed))
+
+
+def _owners(part: Part, blueprint: Blueprint) -> list[int]:
+    if part not in PARTS:
+        raise ValueError(f"there is no part '{part}' that could be shared; parts are {', '.join(PARTS)}")
+    return list(blueprint.owners(part))
+
+
+def _with_owners(blueprint: Blueprint, part: Part, owners: Sequence[int]) -> Blueprint:
+    of = tuple(owners)
+    return replace(blueprint, attention_of=of) if part == "attention" else replace(blueprint, mlp_of=of)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from planaria.blueprint import PARTS
 from planaria.errors import InputError, nearest
 from planaria.plain_yaml import dump_yaml, load_yaml, read_yaml
 from planaria.policy import Policy
@@ -288,6 +289,12 @@ class Job(Settings):
                 "policy.learner.loss is er_ace, which compares classes, but stream.task is regression; "
                 "choose er or der++"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_can_share(self) -> Job:
+        for part in PARTS:
+            self.policy.sharing.owners(part, self.model.layers)
         return self
 
     @model_validator(mode="after")

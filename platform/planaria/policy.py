@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from planaria.blueprint import PARTS, Part
 from planaria.plain_yaml import read_yaml
 from planaria.settings import Settings, parse
 
@@ -41,6 +42,44 @@ class Heads(Settings):
         if not self.min <= self.start <= self.max:
             raise ValueError(f"start is {self.start}, outside min {self.min} to max {self.max}")
         return self
+
+
+Grouping = Literal["none", "all", "pairs", "cycle", "sandwich"] | tuple[int, ...]
+
+
+class Sharing(Settings):
+    """Which layers use one set of weights."""
+
+    attention: Grouping = "none"
+    """none: each layer has its own. all: one for all. pairs: one for two neighbours. cycle: the second half of the
+    layers goes through those of the first again. sandwich: one for all but the first and the last. Or the layer, for
+    each layer, whose weights it uses: [0, 0, 2, 2] is pairs of four."""
+    mlp: Grouping = "none"
+    """The same for the MLP weights."""
+    difference_rank: int = Field(0, ge=0)
+    """Hierarchical sharing: what each layer adds to weights that it shares, as a product of matrices of this rank; 0
+    adds nothing."""
+
+    def owners(self, part: Part, layers: int) -> tuple[int, ...]:
+        """For each layer the layer whose weights of that part it uses. Raises ValueError where the setting has another
+        number of layers."""
+        given = getattr(self, part)
+        if isinstance(given, tuple):
+            if len(given) != layers or any(not 0 <= o <= at or given[o] != o for at, o in enumerate(given)):
+                raise ValueError(
+                    f"policy.sharing.{part} is {list(given)}; name for each of the {layers} layers the first layer of "
+                    f"its group"
+                )
+            return given
+        half = -(-layers // 2)
+        of: dict[str, Callable[[int], int]] = {
+            "none": lambda layer: layer,
+            "all": lambda layer: 0,
+            "pairs": lambda layer: layer - layer % 2,
+            "cycle": lambda layer: layer % half,
+            "sandwich": lambda layer: layer if layer in (0, layers - 1) else 1,
+        }
+        return tuple(of[given](layer) for layer in range(layers))
 
 
 class Budget(Settings):
@@ -256,10 +295,20 @@ class Policy(Settings):
     name: str = "balanced"
     """Shown in reports."""
     heads: Heads = Heads()
+    sharing: Sharing = Sharing()
     budget: Budget = Budget()
     detector: Detector = Detector()
     controller: Controller = Controller()
     learner: Learner = Learner()
+
+    @model_validator(mode="after")
+    def _difference_has_a_use(self) -> Policy:
+        if self.sharing.difference_rank and all(getattr(self.sharing, part) == "none" for part in PARTS):
+            raise ValueError(
+                "sharing.difference_rank is given but no layers share; set sharing.attention or sharing.mlp, or "
+                "remove it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _mean_is_possible(self) -> Policy:

@@ -160,7 +160,7 @@ class Run:
                     decision = self.controller.reconsider(self.row // batch, self.row, self.bench)
                 else:
                     decision = self.controller.decide(trigger, self.row // batch, self.row, self.bench)
-                self.controller.applied(decision)
+                self.controller.applied(decision, (0, 1))
                 if decision.chosen.edit is not None:  # as the training loop does
                     self.bench.blueprint = edit_from_dict(decision.chosen.edit).apply(self.bench.blueprint)
                     if trigger == ROLLBACK:

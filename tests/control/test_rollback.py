@@ -57,4 +57,4 @@ def test_an_edit_is_undone_where_the_state_before_it_is_better_by_two_errors(
     ],
 )
 def test_births_follow_the_heads(edit: Edit, births: list[list[int]]) -> None:
-    assert births_after(edit, [[1, 2], [3, 4, 5]], sample=9) == births
+    assert births_after(edit, [[1, 2], [3, 4, 5]], sample=9, owners=(0, 1)) == births

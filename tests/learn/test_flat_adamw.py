@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from planaria.learn import load_optimizer_tensors, optimizer_tensors, replace_parameter, reset_moments
+from planaria.learn import OptimizerFollower, load_optimizer_tensors, optimizer_tensors, reset_moments
 from planaria.learn.flat_adamw import FlatAdamW
 
 SHAPES = [(5, 3), (16, 4), (7,), (64,)]
@@ -76,10 +76,10 @@ def test_replaced_parameters_take_their_state_along() -> None:
     for parameters, optimizer in zip((pair.flat, pair.plain), pair.optimizers, strict=True):
         old = parameters[0]
         parameters[0] = nn.Parameter(torch.cat((old.detach()[kept], torch.ones(1, 3))))
-        replace_parameter(optimizer, old, parameters[0], kept)
+        OptimizerFollower(optimizer).replaced(old, parameters[0], kept)
         fresh = parameters[3]
         parameters[3] = nn.Parameter(torch.zeros(4))
-        replace_parameter(optimizer, fresh, parameters[3], torch.zeros(0, dtype=torch.int64))
+        OptimizerFollower(optimizer).replaced(fresh, parameters[3], torch.zeros(0, dtype=torch.int64))
     for seed in range(3, 6):
         pair.step(seed)
     pair.same()

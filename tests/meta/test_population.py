@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor
 
 from planaria.blueprint import Blueprint, GrowHeads, ShrinkHeads
-from planaria.learn import build_optimizer, replace_parameter
+from planaria.learn import OptimizerFollower, build_optimizer
 from planaria.meta.population import Population
 from planaria.model import ElasticTransformer, build
 from planaria.morph import operate
@@ -67,9 +65,9 @@ def test_a_member_learns_what_it_would_learn_alone_through_growth_and_removal(bl
             both = {name: torch.stack((other[name], features[name])) for name in features}
             seen = population.step(both, torch.stack((other_target, target)), _weight().expand(2, -1), FRESH)
         assert torch.allclose(seen.loss_PB[1], expected, atol=2e-4)
-        operate(alone, edit, seed=5, follow=partial(replace_parameter, optimizer))
+        operate(alone, edit, seed=5, follow=OptimizerFollower(optimizer))
         model, state = population.take(1)
-        operate(model, edit, seed=5, follow=partial(replace_parameter, state))
+        operate(model, edit, seed=5, follow=OptimizerFollower(state))
         population.put(1, model, state)
 
 

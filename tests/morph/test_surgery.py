@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import pytest
 import torch
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from planaria.blueprint import BEFORE_EDIT, Blueprint, Edit, GrowHeads, GrowOutputs, RecycleHead, Restore, ShrinkHeads
 from planaria.learn import (
+    OptimizerFollower,
+    RestoringFollower,
     build_optimizer,
     load_optimizer_tensors,
     optimizer_tensors,
-    replace_parameter,
-    replace_with_state,
 )
 from planaria.model import ElasticTransformer, build
 from planaria.morph import growth_scores, head_importance, operate, temper
@@ -64,14 +63,14 @@ def test_growing_a_head_keeps_the_output(layer: int, training: bool) -> None:
     model.train(training)
     features, _ = _rows()
     before = model(features)
-    operate(model, GrowHeads(layer, 2), seed=1, follow=partial(replace_parameter, optimizer))
+    operate(model, GrowHeads(layer, 2), seed=1, follow=OptimizerFollower(optimizer))
     assert (model(features) - before).abs().max().item() <= 1e-6
     assert sum(p.numel() for p in model.parameters()) == model.blueprint.parameters
 
 
 def test_a_grown_head_learns() -> None:
     model, optimizer = _trained()
-    operate(model, GrowHeads(0, 1), seed=1, follow=partial(replace_parameter, optimizer))
+    operate(model, GrowHeads(0, 1), seed=1, follow=OptimizerFollower(optimizer))
     _train(model, optimizer, 3)
     assert bool((model.block(0).attention.o[-1] != 0).any())
 
@@ -81,7 +80,7 @@ def test_optimizer_state_follows_its_heads_and_new_ones_begin_clean(name: str) -
     model, optimizer = _trained(learner=Learner(optimizer=name, learning_rate=0.01))
     slot = "exp_avg" if name == "adamw" else "momentum_buffer"
     before = optimizer.state[model.block(1).attention.q][slot].clone()
-    follow = partial(replace_parameter, optimizer)
+    follow = OptimizerFollower(optimizer)
     operate(model, ShrinkHeads(1, (1,)), seed=0, follow=follow)
     operate(model, GrowHeads(1, 1), seed=0, follow=follow)
     after = optimizer.state[model.block(1).attention.q][slot]
@@ -95,7 +94,7 @@ def test_optimizer_state_follows_its_heads_and_new_ones_begin_clean(name: str) -
 def test_a_grown_head_moves_at_once_and_not_without_bounds() -> None:
     """Its gradients are small while its outputs are: under the others' second moments it would hardly move."""
     model, optimizer = _trained(400, Learner(learning_rate=0.001))
-    operate(model, GrowHeads(0, 1), seed=1, follow=partial(replace_parameter, optimizer))
+    operate(model, GrowHeads(0, 1), seed=1, follow=OptimizerFollower(optimizer))
     before = model.block(0).attention.o.detach().clone()
     _train(model, optimizer, 3)
     moved = (model.block(0).attention.o.detach() - before).flatten(1).abs().mean(1)
@@ -105,7 +104,7 @@ def test_a_grown_head_moves_at_once_and_not_without_bounds() -> None:
 def test_new_classes_begin_with_the_second_moments_of_known_ones() -> None:
     model, optimizer = _trained()
     before = optimizer.state[model.output.weight]["exp_avg_sq"].mean(0)
-    operate(model, GrowOutputs(6), seed=0, follow=partial(replace_parameter, optimizer))
+    operate(model, GrowOutputs(6), seed=0, follow=OptimizerFollower(optimizer))
     torch.testing.assert_close(optimizer.state[model.output.weight]["exp_avg_sq"][-1], before)
 
 
@@ -137,7 +136,7 @@ def test_a_new_class_leaves_the_order_of_the_known_ones() -> None:
     model, optimizer = _trained()
     features, _ = _rows()
     before = model(features)
-    operate(model, GrowOutputs(6), seed=0, follow=partial(replace_parameter, optimizer))
+    operate(model, GrowOutputs(6), seed=0, follow=OptimizerFollower(optimizer))
     assert torch.equal(model(features)[:, :4], before)
     _train(model, optimizer, 1)
 
@@ -146,7 +145,7 @@ def test_an_edit_that_does_not_fit_touches_nothing() -> None:
     model, optimizer = _trained()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match="at least one head"):
-        operate(model, ShrinkHeads(0, (0, 1)), seed=0, follow=partial(replace_parameter, optimizer))
+        operate(model, ShrinkHeads(0, (0, 1)), seed=0, follow=OptimizerFollower(optimizer))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -190,7 +189,7 @@ def _kept(model: ElasticTransformer) -> dict[str, Tensor]:
 
 def test_a_restored_model_answers_bit_for_bit_as_it_did_and_begins_without_moments() -> None:
     model, optimizer = _trained()
-    follow = partial(replace_parameter, optimizer)
+    follow = OptimizerFollower(optimizer)
     features, _ = _rows()
     before, kept = model(features), _kept(model)
     operate(model, GrowHeads(0, 2), seed=1, follow=follow)
@@ -208,7 +207,7 @@ def test_a_restored_model_answers_bit_for_bit_as_it_did_and_begins_without_momen
 
 def test_labels_that_came_later_have_no_weights_after_a_restore() -> None:
     model, optimizer = _trained()
-    follow = partial(replace_parameter, optimizer)
+    follow = OptimizerFollower(optimizer)
     features, _ = _rows()
     before, kept = model(features), _kept(model)
     operate(model, GrowOutputs(6), seed=0, follow=follow)
@@ -237,10 +236,10 @@ def test_what_was_kept_before_an_edit_comes_back_with_its_moments() -> None:
     twin, twin_optimizer = _trained()
     kept, moments = _kept(model), optimizer_tensors(optimizer, model.named_parameters())
     moments = {name: value.clone() for name, value in moments.items()}
-    operate(model, GrowHeads(1, 1), seed=3, follow=partial(replace_parameter, optimizer))
+    operate(model, GrowHeads(1, 1), seed=3, follow=OptimizerFollower(optimizer))
     _train(model, optimizer, 4)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    follow = replace_with_state(optimizer, names, moments)
+    follow = RestoringFollower(optimizer, names, moments)
     operate(model, Restore(BEFORE_EDIT, (2, 3)), seed=0, follow=follow, weights=kept)
     _train(model, optimizer, 3)
     _train(twin, twin_optimizer, 3)
@@ -274,7 +273,7 @@ def test_recycling_a_dead_head_keeps_the_function(calibrated: bool) -> None:
 def test_a_recycled_heads_optimizer_rows_begin_as_a_fresh_heads() -> None:
     model, optimizer = _trained()
     before = {k: v.clone() for k, v in optimizer.state[model.block(1).attention.q].items()}
-    operate(model, RecycleHead(1, 0), seed=4, follow=partial(replace_parameter, optimizer))
+    operate(model, RecycleHead(1, 0), seed=4, follow=OptimizerFollower(optimizer))
     after = optimizer.state[model.block(1).attention.q]
     assert torch.equal(after["exp_avg"][:2], before["exp_avg"][1:]) and not bool(after["exp_avg"][2].any())
     assert torch.equal(after["exp_avg_sq"][2], FRESH_HEAD_MOMENT * before["exp_avg_sq"][1:].mean(0))
@@ -312,7 +311,7 @@ def test_any_fifty_edits_keep_shapes_state_and_saving_exact(edits: list[Edit], n
     learner = Learner(optimizer=name, learning_rate=0.01)
     model, optimizer = _trained(2, learner)
     for at, edit in enumerate(edits):
-        operate(model, edit, seed=at, follow=partial(replace_parameter, optimizer))
+        operate(model, edit, seed=at, follow=OptimizerFollower(optimizer))
         if at % 10 == 0:
             _train(model, optimizer, 1)
     assert sum(p.numel() for p in model.parameters()) == model.blueprint.parameters

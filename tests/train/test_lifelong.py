@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from planaria.blueprint import GrowHeads
+from planaria.blueprint import GrowHeads, Share, Unshare
 from planaria.control.library import Entry, Snapshot
 from planaria.errors import InputError, RunError
 from planaria.job import Job
@@ -209,6 +209,26 @@ def test_what_protects_survives_shifts_edits_and_a_resume(learner: dict[str, Any
         run._edit(GrowHeads(0, 1), "test", "so that there is an edit after the shift")
         run.controller.births[0].append(run.row)
         _live(run, 90)
+    again = _open(job)
+    again.load_state(cut.state())
+    for run in (again, whole):
+        _live(run)
+    assert _everything(again) == _everything(whole)
+
+
+@pytest.mark.parametrize("learner", [{}, {"renew": {"rate": 0.01, "maturity_steps": 10}}, {"protect": {"kind": "si"}}])
+def test_layers_that_share_survive_edits_and_a_resume(learner: dict[str, Any], table: Path) -> None:
+    sharing = {"attention": "all", "mlp": "all", "difference_rank": 2}
+    job = _job(table, {"sharing": sharing, "learner": {**POLICY["learner"], **learner}})
+    whole, cut = _open(job), _open(job)
+    for run in (whole, cut):
+        run.begin()
+        assert run.blueprint.attention_of == run.blueprint.mlp_of == (0, 0)
+        _live(run, 60)
+        run._edit(Unshare("mlp", 0), "test", "so that a layer has its own")
+        _live(run, 20)
+        run._edit(Share("mlp", (0, 1)), "test", "and shares again")
+        _live(run, 10)
     again = _open(job)
     again.load_state(cut.state())
     for run in (again, whole):

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planaria.blueprint import Edit, GrowHeads, RecycleHead, ShrinkHeads
+from planaria.blueprint import Edit, GrowHeads, RecycleHead, Share, ShrinkHeads
 
 Births = list[list[int]]
 """Per layer and head: the sample at which it was born."""
 
 
-def births_after(edit: Edit, births: Sequence[Sequence[int]], sample: int) -> Births:
-    """Births after an edit at `sample`. Those of a restored state come with that state."""
+def births_after(edit: Edit, births: Sequence[Sequence[int]], sample: int, owners: Sequence[int]) -> Births:
+    """Births after an edit at `sample`. Those of a restored state come with that state.
+
+    `owners` says for each layer whose attention it used before the edit: shared heads are born and go together.
+    """
     after = [list(layer) for layer in births]
-    if isinstance(edit, GrowHeads):
-        after[edit.layer] += [sample] * edit.heads
-    elif isinstance(edit, ShrinkHeads):
-        after[edit.layer] = [b for head, b in enumerate(after[edit.layer]) if head not in edit.heads]
-    elif isinstance(edit, RecycleHead):
-        del after[edit.layer][edit.head]
-        after[edit.layer].append(sample)  # surgery puts the fresh head last
+    if isinstance(edit, Share):
+        first, second = sorted(owners[layer] for layer in edit.layers)
+        if edit.part == "attention":  # which of the second's heads went into which of the first's is not told
+            return [list(after[first]) if owner == second else after[at] for at, owner in enumerate(owners)]
+        return after
+    if not isinstance(edit, GrowHeads | ShrinkHeads | RecycleHead):
+        return after
+    for layer in (at for at, owner in enumerate(owners) if owner == owners[edit.layer]):
+        if isinstance(edit, GrowHeads):
+            after[layer] += [sample] * edit.heads
+        elif isinstance(edit, ShrinkHeads):
+            after[layer] = [b for head, b in enumerate(after[layer]) if head not in edit.heads]
+        else:
+            del after[layer][edit.head]
+            after[layer].append(sample)  # surgery puts the fresh head last
     return after

@@ -294,8 +294,9 @@ class Controller:
     def _price(self, blueprint: Blueprint) -> float:
         return price_of(blueprint, self.policy.heads, self.price)
 
-    def applied(self, decision: Decision) -> None:
+    def applied(self, decision: Decision, owners: Sequence[int]) -> None:
         """The choice is carried out: wait for what it brings, and after an edit note births and start the cool-down.
+        `owners` says for each layer whose attention it used before.
 
         Keeping is waited for as well: what the loss does without an edit is what edits are held against.
         """
@@ -307,7 +308,7 @@ class Controller:
             return
         if decision.trigger != rollback.ROLLBACK:
             self.setbacks.chose(edit_kind(decision.chosen), decision.sample)
-        self.births = births_after(edit_from_dict(edit), self.births, decision.sample)
+        self.births = births_after(edit_from_dict(edit), self.births, decision.sample, owners)
         self.last_edit_sample = decision.sample
 
     def _expect(self, decision: Decision) -> None:

@@ -96,7 +96,7 @@ class RecallWatch:
 
 def restoring(concept: int, kept: Blueprint, live: Blueprint, price: Price) -> Candidate:
     """The candidate that puts a kept state back. Nothing is known of its loss yet."""
-    edit = Restore(concept, kept.heads)
+    edit = Restore.of(concept, kept)
     after = edit.apply(live)
     return Candidate(edit.describe(), edit_to_dict(edit), "reset", after.heads, after.parameters, price=price(after))
 

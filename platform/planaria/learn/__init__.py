@@ -15,12 +15,14 @@ from planaria.learn.least_squares import Sums, ridge
 from planaria.learn.losses import row_error, row_loss, row_loss_bias_fitted
 from planaria.learn.memory import DOUBTFUL, UNSETTLED, ReplayMemory
 from planaria.learn.optimizers import (
+    OptimizerFollower,
+    RestoringFollower,
     build_optimizer,
     clip_gradients,
+    in_order,
     load_optimizer_tensors,
     optimizer_tensors,
-    replace_parameter,
-    replace_with_state,
+    put_in_order,
     reset_moments,
 )
 
@@ -29,8 +31,10 @@ __all__ = [
     "UNSETTLED",
     "Anchors",
     "Objective",
+    "OptimizerFollower",
     "Renewal",
     "ReplayMemory",
+    "RestoringFollower",
     "Sums",
     "Teacher",
     "build_anchors",
@@ -39,11 +43,11 @@ __all__ = [
     "build_renewal",
     "build_teacher",
     "clip_gradients",
+    "in_order",
     "load_optimizer_tensors",
     "optimizer_tensors",
     "project",
-    "replace_parameter",
-    "replace_with_state",
+    "put_in_order",
     "reset_moments",
     "ridge",
     "row_error",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,55 +15,95 @@ from planaria.policy import Learner
 
 def build_optimizer(model: nn.Module, learner: Learner) -> torch.optim.Optimizer:
     """AdamW (decoupled weight decay on matrices alone) or SGD with momentum 0.9."""
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    plain = [p for p in model.parameters() if p.dim() < 2]
+    decayed = [p for p in in_order(model) if p.dim() >= 2]
+    plain = [p for p in in_order(model) if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": learner.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if learner.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=learner.learning_rate, momentum=0.9)
     return FlatAdamW(groups, lr=learner.learning_rate)
 
 
-def replace_parameter(
-    optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0
-) -> None:
-    """Let `new` take the place of `old`: rows `kept` (dimension 0) carry their state along; new rows begin
-    without momentum, and with `moment` of the mean second moment of the kept ones.
+def in_order(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters by name. A model that was operated on has its modules in another order than one that was built as
+    it is, and sums over parameters would round differently."""
+    return [parameter for _, parameter in sorted(model.named_parameters(), key=lambda named: named[0])]
 
-    `new` holds the kept rows first, then any fresh ones; where nothing is kept, it begins without any state. Raises
-    KeyError where `old` is not the optimizer's.
-    """
+
+def put_in_order(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Let the optimizer go through its parameters as one that was built for the model as it is."""
+    place = {id(parameter): at for at, parameter in enumerate(in_order(model))}
     for group in optimizer.param_groups:
-        for at, parameter in enumerate(group["params"]):
-            if parameter is old:
-                group["params"][at] = new
-                state = optimizer.state.pop(old, {})
-                if not len(kept):
-                    return
-                optimizer.state[new] = {
-                    slot: _follow(slot, value, old, new, kept, moment) for slot, value in state.items()
-                }
-                if not state:
-                    del optimizer.state[new]
-                return
-    raise KeyError("the parameter is not one of the optimizer's")
+        group["params"].sort(key=lambda parameter: place[id(parameter)])
 
 
-def replace_with_state(
-    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], tensors: Mapping[str, Tensor]
-) -> Callable[[nn.Parameter, nn.Parameter, Tensor, float], None]:
-    """As `replace_parameter`, for parameters that are put back as a whole: they take up the state that `tensors` (made
-    by `optimizer_tensors`) holds under the name of the parameter they replace."""
+class OptimizerFollower:
+    """Brings an optimizer's parameters and their state along (see planaria.morph.Follower)."""
 
-    def follow(old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float) -> None:
-        replace_parameter(optimizer, old, new, kept, moment)
-        if len(kept):
-            return
-        for key, value in tensors.items():
-            slot, _, name = key.partition("/")
-            if name == names[old]:
-                optimizer.state[new][slot] = value.to(new.device).clone()
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
 
-    return follow
+    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0) -> None:
+        """Rows `kept` of the state come along; new rows begin without momentum, and with `moment` of the mean second
+        moment of the kept ones. Where nothing is kept, `new` begins without any state. Raises KeyError where `old` is
+        not the optimizer's."""
+        group, at = self._place(old)
+        group["params"][at] = new
+        state = self.optimizer.state.pop(old, {})
+        if len(kept) and state:
+            self.optimizer.state[new] = {
+                slot: _follow(slot, value, old, new, kept, moment) for slot, value in state.items()
+            }
+
+    def added(self, name: str, new: nn.Parameter, source: nn.Parameter | None) -> None:
+        """Into the group of its kind, as `build_optimizer` has them."""
+        decayed, plain = self.optimizer.param_groups
+        (decayed if new.dim() >= 2 else plain)["params"].append(new)
+        state = {} if source is None else self.optimizer.state.get(source, {})
+        if state:
+            self.optimizer.state[new] = {
+                slot: value.clone() if isinstance(value, Tensor) else value for slot, value in state.items()
+            }
+
+    def dropped(self, old: nn.Parameter) -> None:
+        """Raises KeyError where it is not the optimizer's."""
+        group, at = self._place(old)
+        del group["params"][at]
+        self.optimizer.state.pop(old, None)
+
+    def _place(self, parameter: nn.Parameter) -> tuple[dict[str, Any], int]:
+        for group in self.optimizer.param_groups:
+            for at, one in enumerate(group["params"]):
+                if one is parameter:
+                    return group, at
+        raise KeyError("the parameter is not one of the optimizer's")
+
+
+class RestoringFollower(OptimizerFollower):
+    """The same for parameters that are put back as a whole: they take up the state that `tensors` (made by
+    `optimizer_tensors`) holds under their name."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], tensors: Mapping[str, Tensor]
+    ) -> None:
+        """`names` are those of the parameters there are."""
+        super().__init__(optimizer)
+        self.names, self.tensors = names, tensors
+
+    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0) -> None:
+        super().replaced(old, new, kept, moment)
+        if not len(kept):
+            self._take_up(new, self.names[old])
+
+    def added(self, name: str, new: nn.Parameter, source: nn.Parameter | None) -> None:
+        super().added(name, new, source)
+        if source is None:
+            self._take_up(new, name)
+
+    def _take_up(self, new: nn.Parameter, name: str) -> None:
+        for key, value in self.tensors.items():
+            slot, _, of = key.partition("/")
+            if of == name:
+                self.optimizer.state[new][slot] = value.to(new.device).clone()
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, longest: float) -> float:

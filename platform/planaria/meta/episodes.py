@@ -176,6 +176,7 @@ class Episode:
     def decide(self, model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> bool:
         """Take the decision that is due, in place; True where the model or its optimizer changed."""
         self.model, self.optimizer, self._trials = model, optimizer, []
+        owners = model.blueprint.owners("attention")
         loss = self.controller.pulse.loss_fast
         decision = self._decided()
         if decision is None:
@@ -185,7 +186,7 @@ class Episode:
             starts = [self._bench.under(candidate) for candidate in decision.candidates]
             self.started.append(_Started(decision, self.step, loss, self._trials, starts, self._held))
         self._carry_out(decision)
-        self.controller.applied(decision)
+        self.controller.applied(decision, owners)
         self.decisions.append(decision)
         if self.controller.held is None:
             self.before = None

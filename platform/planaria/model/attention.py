@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from planaria.model.differences import Difference
+
 # Above this many keys the T x S weights cost more to keep than the fused kernel costs to call (float32, CPU).
 _EXPLICIT_UP_TO_KEYS = 64
 
@@ -53,9 +55,9 @@ class ElasticAttention(nn.Module):
         self.o_bias = nn.Parameter(torch.zeros(width)) if output_bias else None
         self.head_scale_BN: Tensor | None = None
         """Multiplies each head's output while importance is measured; None otherwise."""
-        self.mixed_BTNH: Tensor | None = None
-        self.keep_mixed = False
-        """Keep the heads' outputs of the last forward pass (for refitting the output projection)."""
+        self.kept: list[tuple[Tensor, Tensor]] | None = None
+        """Where it is a list, every pass adds its heads' outputs [B, T, N, H] and its output weights [N, H, D] (for
+        refitting them); None otherwise."""
         self.reset_parameters()
 
     @property
@@ -93,14 +95,21 @@ class ElasticAttention(nn.Module):
         causal: bool = False,
         positions_T: Tensor | None = None,
         context_positions_S: Tensor | None = None,
+        difference: Difference | None = None,
     ) -> Tensor:
         """Attend from x to the context (to x itself where there is none).
 
+        `difference` is what is added to the weights `q`, `kv` and `o` in this pass.
         `padding_BS` is True where a key must be ignored; `causal` hides keys behind the query's own position; the
         positions (0, 1, 2, ... unless given) serve both the causal mask and the rotary turn.
         """
         context_BSE = x_BTD if context_BSE is None else context_BSE
-        q_BNTH, k_BNSH, v_BNSH = self._project(x_BTD, context_BSE)
+        q: Tensor = self.q
+        kv: Tensor = self.kv
+        o: Tensor = self.o
+        if difference is not None:
+            q, kv, o = difference.added("q", q), difference.added("kv", kv), difference.added("o", o)
+        q_BNTH, k_BNSH, v_BNSH = self._project(x_BTD, context_BSE, q, kv)
         if self.rotary or causal:
             device = x_BTD.device
             at_T = torch.arange(x_BTD.shape[1], device=device) if positions_T is None else positions_T
@@ -118,18 +127,18 @@ class ElasticAttention(nn.Module):
             visible = ~padding_BS[:, None, None, :]
             mask = visible if mask is None else mask & visible
         mixed_BTNH = mix(q_BNTH, k_BNSH, v_BNSH, mask).transpose(1, 2)
-        if self.keep_mixed:
-            self.mixed_BTNH = mixed_BTNH.detach()
+        if self.kept is not None:
+            self.kept.append((mixed_BTNH.detach(), o.detach()))
         if self.head_scale_BN is not None:
             mixed_BTNH = mixed_BTNH * self.head_scale_BN[:, None, :, None]
-        return F.linear(mixed_BTNH.flatten(2), self.o.flatten(0, 1).t(), self.o_bias)
+        return F.linear(mixed_BTNH.flatten(2), o.flatten(0, 1).t(), self.o_bias)
 
-    def _project(self, x_BTD: Tensor, context_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x_BTD: Tensor, context_BSE: Tensor, q: Tensor, kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, groups, shared = x_BTD.shape[0], self.kv.shape[0], self.queries_per_key
         q_bias = None if self.q_bias is None else self.q_bias.flatten()
         kv_bias = None if self.kv_bias is None else self.kv_bias.flatten()
-        q = F.linear(x_BTD, self.q.flatten(0, 1), q_bias).view(batch, -1, self.heads, self.head_width)
-        kv = F.linear(context_BSE, self.kv.flatten(0, 2), kv_bias).view(batch, -1, groups, 2, self.head_width)
+        q = F.linear(x_BTD, q.flatten(0, 1), q_bias).view(batch, -1, self.heads, self.head_width)
+        kv = F.linear(context_BSE, kv.flatten(0, 2), kv_bias).view(batch, -1, groups, 2, self.head_width)
         k, v = kv.unbind(3)
         if shared > 1:
             k, v = k.repeat_interleave(shared, 2), v.repeat_interleave(shared, 2)

@@ -6,25 +6,61 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from planaria.model.attention import ElasticAttention
+from planaria.model.differences import Difference
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, width: int, mlp_width: int) -> None:
+        super().__init__()
+        self.into = nn.Linear(width, mlp_width)
+        self.out = nn.Linear(mlp_width, width)
+
+    def forward(self, x_BQD: Tensor, difference: Difference | None = None) -> Tensor:
+        """`difference` is what is added to the weights `into` and `out` in this pass."""
+        if difference is None:
+            out_BQD: Tensor = self.out(F.gelu(self.into(x_BQD)))
+            return out_BQD
+        into, out = difference.added("into", self.into.weight), difference.added("out", self.out.weight)
+        return F.linear(F.gelu(F.linear(x_BQD, into, self.into.bias)), out, self.out.bias)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). `answer_first` computes only the first token's answer."""
+    """x + attention(norm(x)), then x + mlp(norm(x)). `answer_first` computes only the first token's answer.
 
-    def __init__(self, width: int, heads: int, head_width: int, mlp_width: int, *, answer_first: bool = False) -> None:
+    Attention and MLP are the block's own, or lent by another (`borrow`): a lent one is used, but is no part of this
+    block's parameters and state.
+    """
+
+    attention: ElasticAttention
+    mlp: Mlp
+    attention_difference: Difference | None
+    mlp_difference: Difference | None
+
+    def __init__(self, width: int, *, answer_first: bool = False) -> None:
         super().__init__()
         self.answer_first = answer_first
         self.norm1 = nn.LayerNorm(width)
-        self.attention = ElasticAttention(width, heads, head_width)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, mlp_width)
-        self.mlp_out = nn.Linear(mlp_width, width)
+        self.attention_difference = self.mlp_difference = None
+
+    def borrow(self, part: str, module: nn.Module) -> None:
+        """Use a module that another block owns."""
+        self._modules.pop(part, None)
+        object.__setattr__(self, part, module)
+
+    def own(self, part: str, module: nn.Module) -> None:
+        """Have the module as a part of its own."""
+        self.__dict__.pop(part, None)
+        setattr(self, part, module)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         normed_BTD = self.norm1(x_BTD)
         if self.answer_first:
-            x_BQD: Tensor = x_BTD[:, :1] + self.attention(normed_BTD[:, :1], normed_BTD)
+            attended_BQD = self.attention(normed_BTD[:, :1], normed_BTD, difference=self.attention_difference)
+            x_BQD: Tensor = x_BTD[:, :1] + attended_BQD
         else:
-            x_BQD = x_BTD + self.attention(normed_BTD)
-        x_BQD = x_BQD + self.mlp_out(F.gelu(self.mlp_in(self.norm2(x_BQD))))
+            x_BQD = x_BTD + self.attention(normed_BTD, difference=self.attention_difference)
+        x_BQD = x_BQD + self.mlp(self.norm2(x_BQD), self.mlp_difference)
         return x_BQD

@@ -16,9 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from planaria.blueprint import Blueprint
+from planaria.blueprint import PARTS, Blueprint, Part
 from planaria.errors import InputError
-from planaria.model.blocks import Block
+from planaria.model.attention import ElasticAttention
+from planaria.model.blocks import Block, Mlp
+from planaria.model.differences import Difference
 from planaria.model.inputs import ImageInput, TableInput
 from planaria.model.readout import Readout
 
@@ -82,9 +84,9 @@ class ElasticTransformer(nn.Module):
         self.class_token_D = nn.Parameter(torch.empty(blueprint.width))
         last = blueprint.layers - 1
         self.blocks = nn.ModuleList(
-            Block(blueprint.width, heads, blueprint.head_width, blueprint.mlp_width, answer_first=layer == last)
-            for layer, heads in enumerate(blueprint.heads)
+            Block(blueprint.width, answer_first=layer == last) for layer in range(blueprint.layers)
         )
+        self.arrange(blueprint)
         self.norm = nn.LayerNorm(blueprint.width)
         self.output = OutputLayer(blueprint)
         self.readout = Readout(blueprint) if blueprint.readout_features else None
@@ -93,6 +95,18 @@ class ElasticTransformer(nn.Module):
         block = self.blocks[layer]
         assert isinstance(block, Block)
         return block
+
+    def arrange(self, blueprint: Blueprint) -> None:
+        """Let every layer have, or share, fresh parts of the blueprint's shapes, with nothing drawn yet."""
+        for layer in range(blueprint.layers):
+            block = self.block(layer)
+            for part in PARTS:
+                owner = blueprint.owners(part)[layer]
+                if owner == layer:
+                    block.own(part, fresh_part(blueprint, part, layer))
+                else:
+                    block.borrow(part, getattr(self.block(owner), part))
+                setattr(block, f"{part}_difference", fresh_difference(blueprint, part, layer))
 
     def observe(self, features: Mapping[str, Tensor]) -> None:
         """Update running statistics of the inputs with a whole batch (equal on every worker)."""
@@ -126,9 +140,30 @@ def build(blueprint: Blueprint, seed: int = 0) -> ElasticTransformer:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)
             nn.init.zeros_(module.bias)
-    for layer in range(blueprint.layers):
+    for layer in blueprint.groups("attention"):
         model.block(layer).attention.reset_parameters(generator)
+    for module in model.modules():
+        if isinstance(module, Difference):
+            module.reset_parameters(generator)
     return model
+
+
+def fresh_part(blueprint: Blueprint, part: Part, layer: int) -> nn.Module:
+    """One of the layer's shapes."""
+    if part == "attention":
+        return ElasticAttention(blueprint.width, blueprint.heads[layer], blueprint.head_width)
+    return Mlp(blueprint.width, blueprint.mlp_width)
+
+
+def fresh_difference(blueprint: Blueprint, part: Part, layer: int) -> Difference | None:
+    """One of the layer's shapes, which adds nothing yet; None where the layer has none."""
+    if not blueprint.differs(part, layer):
+        return None
+    width, rank = blueprint.width, blueprint.difference_rank
+    if part == "mlp":
+        return Difference({"into": (blueprint.mlp_width, width), "out": (width, blueprint.mlp_width)}, rank)
+    by_head = (blueprint.heads[layer], blueprint.head_width, width)
+    return Difference({"q": by_head, "kv": (by_head[0], 2, *by_head[1:]), "o": by_head}, rank)
 
 
 def save_model(model: ElasticTransformer, folder: Path, encoding: Mapping[str, Any]) -> None:

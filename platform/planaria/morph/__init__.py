@@ -1,8 +1,18 @@
 """Surgery on a live model: growing, shrinking, and the scores that say where."""
 
+from planaria.morph.follow import Follower, Followers
 from planaria.morph.importance import growth_scores, head_importance
 from planaria.morph.refit import refit_output_projection
 from planaria.morph.renew import renew_unit
-from planaria.morph.surgery import Follow, operate, temper
+from planaria.morph.surgery import operate, temper
 
-__all__ = ["Follow", "growth_scores", "head_importance", "operate", "refit_output_projection", "renew_unit", "temper"]
+__all__ = [
+    "Follower",
+    "Followers",
+    "growth_scores",
+    "head_importance",
+    "operate",
+    "refit_output_projection",
+    "renew_unit",
+    "temper",
+]

@@ -19,11 +19,13 @@ RowLoss = Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor]
 def head_importance(
     model: ElasticTransformer, features: Mapping[str, Tensor], target_B: Tensor, row_loss: RowLoss
 ) -> list[list[float]]:
-    """Mean |dL/dscale| of each head's output over the rows, layer by layer.
+    """Mean |dL/dscale| of each head's output over the rows, layer by layer; of shared heads, in all their layers
+    together.
 
     Source: Michel et al. 2019 (arXiv 1905.10650), normalised within each layer.
     """
-    attentions = [model.block(layer).attention for layer in range(model.blueprint.layers)]
+    owners = model.blueprint.owners("attention")
+    attentions = [model.block(layer).attention for layer in model.blueprint.groups("attention")]
     scales = [torch.ones(len(target_B), a.heads, device=a.q.device, requires_grad=True) for a in attentions]
     for attention, scale_BN in zip(attentions, scales, strict=True):
         attention.head_scale_BN = scale_BN
@@ -33,7 +35,8 @@ def head_importance(
     finally:
         for attention in attentions:
             attention.head_scale_BN = None
-    return [gradient_BN.abs().mean(0).tolist() for gradient_BN in gradients]
+    of_owner = dict(zip(model.blueprint.groups("attention"), gradients, strict=True))
+    return [of_owner[owner].abs().mean(0).tolist() for owner in owners]
 
 
 def growth_scores(
@@ -45,9 +48,12 @@ def growth_scores(
     at their output weights is the first-order gain of growing. Source: GradMax (Evci et al. 2022, arXiv 2201.05125).
     """
     trial = copy.deepcopy(model)
-    for layer in range(trial.blueprint.layers):
+    groups = trial.blueprint.groups("attention")
+    for layer in groups:
         operate(trial, GrowHeads(layer, 2), seed=seed + layer)
-    outputs = [trial.block(layer).attention.o for layer in range(trial.blueprint.layers)]
+    outputs = [trial.block(layer).attention.o for layer in groups]
     gradients = torch.autograd.grad(row_loss(trial, features, target_B).mean(), outputs)
     strength = [gradient.flatten(1).norm(dim=1) for gradient in gradients]
-    return [float(s[-2:].max() / s[:-2].mean().clamp(min=1e-12)) for s in strength]
+    scores = [float(s[-2:].max() / s[:-2].mean().clamp(min=1e-12)) for s in strength]
+    of_owner = dict(zip(groups, scores, strict=True))
+    return [of_owner[owner] for owner in trial.blueprint.owners("attention")]

@@ -24,20 +24,25 @@ def refit_output_projection(
 
     Least squares with a ridge towards the present weights; the removed heads' weights are left alone (they go next).
     The last layer answers for the class token alone, so it is fitted on that alone: fitting it on all tokens hurts.
+    Layers that share the attention are fitted together.
     """
     attention = model.block(layer).attention
-    attention.keep_mixed = True
+    uses: list[tuple[Tensor, Tensor]] = []
+    attention.kept = uses
     try:
         model.hidden(inputs)
-        mixed_BTNH = attention.mixed_BTNH
     finally:
-        attention.keep_mixed, attention.mixed_BTNH = False, None
-    assert mixed_BTNH is not None
+        attention.kept = None
     kept = torch.tensor(list(keep), device=attention.o.device)
     gone = torch.tensor([h for h in range(attention.heads) if h not in set(keep)], device=attention.o.device)
-    kept_MK = mixed_BTNH.index_select(2, kept).flatten(2).flatten(0, 1).double()
-    gone_MG = mixed_BTNH.index_select(2, gone).flatten(2).flatten(0, 1).double()
-    lost_MD = gone_MG @ attention.o.index_select(0, gone).flatten(0, 1).double()
+    kept_MK = torch.cat([mixed.index_select(2, kept).flatten(2).flatten(0, 1) for mixed, _ in uses]).double()
+    lost_MD = torch.cat(
+        [
+            mixed.index_select(2, gone).flatten(2).flatten(0, 1).double()
+            @ o.index_select(0, gone).flatten(0, 1).double()
+            for mixed, o in uses
+        ]
+    )
     gram_KK = kept_MK.t() @ kept_MK
     ridge = RIDGE * gram_KK.diagonal().mean().clamp(min=1e-12)
     change_KD = torch.linalg.solve(

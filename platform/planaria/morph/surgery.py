@@ -2,24 +2,32 @@
 
 It is deterministic: every worker that starts from equal weights and calls it with the same edit and seed ends with
 equal weights, so nothing needs to be sent. Gradients of a resized parameter are dropped (surgery happens between
-steps). No weights are shared between layers yet, so a resized parameter has one owner.
+steps). Weights that layers share have one owner, and an edit of one of these layers is one of all (see `sharing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from planaria.blueprint import Blueprint, Edit, GrowHeads, GrowOutputs, RecycleHead, Restore, ShrinkHeads
-from planaria.model.attention import ElasticAttention
+from planaria.blueprint import (
+    Blueprint,
+    Edit,
+    GrowHeads,
+    GrowOutputs,
+    RecycleHead,
+    Restore,
+    Share,
+    ShrinkHeads,
+    Unshare,
+)
+from planaria.model.differences import Difference
 from planaria.model.transformer import ElasticTransformer
+from planaria.morph.follow import Follower, Followers
 from planaria.morph.refit import refit_output_projection
-
-Follow = Callable[[nn.Parameter, nn.Parameter, Tensor, float], None]
-"""Told of every replaced parameter: (old, new, rows kept, share of the kept rows' mean second moment that new rows
-begin with)."""
+from planaria.morph.sharing import share, unshare
 
 FRESH_HEAD_MOMENT = 1e-4
 """A fresh head's gradients are small, as its outputs are zero: under the second moments of heads that have long been
@@ -31,7 +39,7 @@ def operate(
     edit: Edit,
     *,
     seed: int,
-    follow: Follow | None = None,
+    follow: Follower | None = None,
     calibration: Mapping[str, Tensor] | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Blueprint:
@@ -42,15 +50,19 @@ def operate(
     is touched) where the edit does not fit.
     """
     after = edit.apply(model.blueprint)
-    follow = follow or (lambda old, new, kept, moment: None)
+    follow = follow or Followers()
     if isinstance(edit, GrowHeads):
-        _grow_heads(model.block(edit.layer).attention, edit.heads, torch.Generator().manual_seed(seed), follow)
+        _grow_heads(model, edit.layer, edit.heads, torch.Generator().manual_seed(seed), follow)
     elif isinstance(edit, ShrinkHeads):
         _shrink_heads(model, edit, follow, calibration)
     elif isinstance(edit, GrowOutputs):
         _grow_outputs(model, edit.outputs, follow)
     elif isinstance(edit, RecycleHead):
         _recycle_head(model, edit, torch.Generator().manual_seed(seed), follow, calibration)
+    elif isinstance(edit, Share):
+        share(model, edit, after, follow)
+    elif isinstance(edit, Unshare):
+        unshare(model, edit, after, follow)
     elif isinstance(edit, Restore):
         _restore(model, weights, after, follow)
     else:
@@ -66,14 +78,22 @@ def temper(model: ElasticTransformer, factor: float) -> None:
         model.output.bias.mul_(factor)
 
 
-def _grow_heads(attention: ElasticAttention, heads: int, generator: torch.Generator, follow: Follow) -> None:
+def _grow_heads(
+    model: ElasticTransformer, layer: int, heads: int, generator: torch.Generator, follow: Follower
+) -> None:
+    attention = model.block(layer).attention
     for name, fresh in attention.fresh_heads(heads, generator).items():
         old = getattr(attention, name)
         _replace(attention, name, torch.arange(len(old), device=old.device), fresh, follow, FRESH_HEAD_MOMENT)
+    for difference in _differences(model, layer):
+        for name in difference.names:
+            left = difference.left(name)
+            fresh = left.new_zeros(heads * len(left) // (attention.heads - heads), *left.shape[1:])
+            _replace(difference, f"{name}_left", torch.arange(len(left), device=left.device), fresh, follow)
 
 
 def _shrink_heads(
-    model: ElasticTransformer, edit: ShrinkHeads, follow: Follow, calibration: Mapping[str, Tensor] | None
+    model: ElasticTransformer, edit: ShrinkHeads, follow: Follower, calibration: Mapping[str, Tensor] | None
 ) -> None:
     attention = model.block(edit.layer).attention
     shared = attention.queries_per_key
@@ -90,13 +110,16 @@ def _shrink_heads(
     for name in ("q", "kv", "o", "q_bias", "kv_bias"):
         if getattr(attention, name) is not None:
             _replace(attention, name, keep_groups if name.startswith("kv") else keep_heads, None, follow)
+    for difference in _differences(model, edit.layer):
+        for name in difference.names:
+            _replace(difference, f"{name}_left", keep_groups if name == "kv" else keep_heads, None, follow)
 
 
 def _recycle_head(
     model: ElasticTransformer,
     edit: RecycleHead,
     generator: torch.Generator,
-    follow: Follow,
+    follow: Follower,
     calibration: Mapping[str, Tensor] | None,
 ) -> None:
     """The head goes as when it is removed, and a fresh one with zero outputs comes as the layer's last."""
@@ -108,24 +131,45 @@ def _recycle_head(
     kept = torch.tensor(others, device=attention.q.device)
     for name, rows in fresh.items():
         _replace(attention, name, kept, rows, follow, FRESH_HEAD_MOMENT)
+    for difference in _differences(model, edit.layer):
+        for name in difference.names:
+            left = difference.left(name)
+            _replace(difference, f"{name}_left", kept, left.new_zeros(1, *left.shape[1:]), follow)
 
 
-def _restore(model: ElasticTransformer, weights: Mapping[str, Tensor] | None, after: Blueprint, follow: Follow) -> None:
+def _differences(model: ElasticTransformer, layer: int) -> list[Difference]:
+    """Of all layers that share the attention of this one."""
+    owners = model.blueprint.owners("attention")
+    blocks = [model.block(at) for at in range(len(owners)) if owners[at] == owners[layer]]
+    return [block.attention_difference for block in blocks if block.attention_difference is not None]
+
+
+def _restore(
+    model: ElasticTransformer, weights: Mapping[str, Tensor] | None, after: Blueprint, follow: Follower
+) -> None:
     """Every parameter is replaced, and none keeps optimizer state. Buffers come along: the running statistics of
     inputs and targets are what the weights were learned under, and with others the function would be another. A readout
     stays: it has forgotten nothing."""
     if weights is None:
         raise ValueError("nothing was kept that could be restored")
-    attentions = [weights[f"blocks.{layer}.attention.q"] for layer in range(after.layers)]
+    attentions = [weights[f"blocks.{layer}.attention.q"] for layer in after.owners("attention")]
     known = len(weights["output.bias"])
     if tuple(map(len, attentions)) != after.heads or known > after.outputs:
         raise ValueError(f"what was kept has not {list(after.heads)} heads, or more than {after.outputs} outputs")
     nothing = torch.arange(0, device=model.output.bias.device)
-    for name, old in list(model.named_parameters()):
+    before = dict(model.named_parameters())
+    if (after.attention_of, after.mlp_of) != (model.blueprint.attention_of, model.blueprint.mlp_of):
+        model.arrange(after)
+    for name, _ in list(model.named_parameters()):
         place, _, leaf = name.rpartition(".")
-        new = nn.Parameter(weights[name].to(old, copy=True))
+        new = nn.Parameter(weights[name].to(model.output.bias, copy=True))
         setattr(model.get_submodule(place), leaf, new)
-        follow(old, new, nothing, 1.0)
+        if name in before:
+            follow.replaced(before.pop(name), new, nothing)
+        else:
+            follow.added(name, new, None)
+    for gone in before.values():
+        follow.dropped(gone)
     for name, buffer in model.named_buffers():
         if name in weights:
             buffer.copy_(weights[name])
@@ -133,7 +177,7 @@ def _restore(model: ElasticTransformer, weights: Mapping[str, Tensor] | None, af
         _grow_outputs(model, after.outputs, follow)
 
 
-def _grow_outputs(model: ElasticTransformer, outputs: int, follow: Follow) -> None:
+def _grow_outputs(model: ElasticTransformer, outputs: int, follow: Follower) -> None:
     """New classes start with zero weights and the lowest bias so far: known ones keep their order and ratios."""
     layer = model.output
     known = layer.bias.shape[0]
@@ -146,10 +190,10 @@ def _grow_outputs(model: ElasticTransformer, outputs: int, follow: Follow) -> No
 
 
 def _replace(
-    module: nn.Module, name: str, kept: Tensor, fresh: Tensor | None, follow: Follow, moment: float = 1.0
+    module: nn.Module, name: str, kept: Tensor, fresh: Tensor | None, follow: Follower, moment: float = 1.0
 ) -> None:
     old: nn.Parameter = getattr(module, name)
     rows = old.detach().index_select(0, kept)
     new = nn.Parameter(rows if fresh is None else torch.cat((rows, fresh.to(old))))
     setattr(module, name, new)
-    follow(old, new, kept, moment)
+    follow.replaced(old, new, kept, moment)

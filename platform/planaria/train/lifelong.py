@@ -39,21 +39,23 @@ from planaria.errors import InputError, RunError
 from planaria.job import Job
 from planaria.learn import (
     DOUBTFUL,
+    OptimizerFollower,
     ReplayMemory,
+    RestoringFollower,
     build_objective,
     build_optimizer,
     clip_gradients,
+    in_order,
     load_optimizer_tensors,
     optimizer_tensors,
     project,
-    replace_parameter,
-    replace_with_state,
+    put_in_order,
     row_error,
     row_loss,
     row_loss_bias_fitted,
 )
 from planaria.model import ElasticTransformer, build
-from planaria.morph import Follow, operate
+from planaria.morph import Follower, Followers, operate
 from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepReport, Stream
 from planaria.train.account import Account
 from planaria.train.compiling import Compiling
@@ -141,6 +143,9 @@ class Lifelong:
             outputs=len(self.stream.labels),
             patch=model.patch,
             readout=self.reading.sizes,
+            attention_of=policy.sharing.owners("attention", model.layers),
+            mlp_of=policy.sharing.owners("mlp", model.layers),
+            difference_rank=policy.sharing.difference_rank,
         )
         self._install(blueprint)
         self.reading.begin(self.model, self._tensors(first.select(slice(self._step_rows))))
@@ -498,7 +503,7 @@ class Lifelong:
         return contradicting | {DOUBTFUL} if contradicting else contradicting
 
     def _carry_out(self, decision: Decision) -> None:
-        chosen = decision.chosen
+        chosen, owners = decision.chosen, self.blueprint.owners("attention")
         if holds_before(decision):
             self.recollection.hold(self.model, self.optimizer, self.controller.births, self.row)
         treat(chosen.treatment, self.model, self.optimizer)
@@ -507,7 +512,7 @@ class Lifelong:
             revision = self._edit(edit_from_dict(chosen.edit), decision.trigger, decision.why, decision)
         if chosen.edit is not None or chosen.treatment != "keep":
             self.monitor.adapted(self.row)
-        self.controller.applied(decision)
+        self.controller.applied(decision, owners)
         self._evidence = None
         self.account.note_decision(decision, revision)
 
@@ -516,7 +521,7 @@ class Lifelong:
         self.before_edit()
         totals, heads_before = self.account.totals, sum(self.blueprint.heads)
         self.account.close_revision()
-        follow: Follow = partial(replace_parameter, self.optimizer)
+        follow: Follower = OptimizerFollower(self.optimizer)
         weights: Weights | None = None
         if isinstance(edit, Restore):
             follow, weights = self._put_back(edit)
@@ -524,11 +529,12 @@ class Lifelong:
             self.model,
             edit,
             seed=self._surgery_seed(),
-            follow=_both(follow, self.protection.follow),
+            follow=Followers(follow, self.protection),
             calibration=None if self._evidence is None else self._evidence.learnable(CALIBRATION_ROWS),
             weights=weights,
         )
-        self.parameters = list(self.model.parameters())
+        self.parameters = in_order(self.model)
+        put_in_order(self.optimizer, self.model)
         if isinstance(edit, Restore):
             totals.restores += 1
         else:
@@ -536,20 +542,20 @@ class Lifelong:
             totals.shrinks += sum(self.blueprint.heads) < heads_before
         return self.account.open_revision(self.blueprint, totals.revisions - 1, cause, why, edit, decision)
 
-    def _put_back(self, edit: Restore) -> tuple[Follow, Weights]:
+    def _put_back(self, edit: Restore) -> tuple[Follower, Weights]:
         """How the optimizer follows a restored state, and the weights; the state's heads are as old as they were."""
         kept = self.recollection.snapshot(edit.concept)
         self.controller.births = kept.births(self.row)
         if edit.concept == BEFORE_EDIT:
             assert self.recollection.before is not None
             names = {parameter: name for name, parameter in self.model.named_parameters()}
-            return replace_with_state(self.optimizer, names, self.recollection.before.optimizer), kept.weights
+            return RestoringFollower(self.optimizer, names, self.recollection.before.optimizer), kept.weights
         onset, left = self.monitor.alarm_onset, self.monitor.concept
         suspected = (left, onset) if left is not None and onset is not None else None
         self.recollection.restored(edit.concept, self.row, suspected)
         self.monitor.assume(edit.concept)
         self._exclude()
-        return partial(replace_parameter, self.optimizer), kept.weights
+        return OptimizerFollower(self.optimizer), kept.weights
 
     def _surgery_seed(self) -> int:
         return (self.job.seed * 1_000_003 + self.step) % 2**63
@@ -643,7 +649,7 @@ class Lifelong:
         """A copy of the model with a kept state put back, and labels that came since."""
         kept = self.recollection.snapshot(concept)
         model = copy.deepcopy(self.model)
-        operate(model, Restore(concept, kept.blueprint.heads), seed=0, weights=kept.weights)
+        operate(model, Restore.of(concept, kept.blueprint), seed=0, weights=kept.weights)
         return model
 
     def _row_loss(self, model: nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
@@ -735,7 +741,7 @@ class Lifelong:
     def _install(self, blueprint: Blueprint) -> None:
         self.model = build(blueprint, self.job.seed).to(self.device)
         self.optimizer = build_optimizer(self.model, self.job.policy.learner)
-        self.parameters = list(self.model.parameters())
+        self.parameters = in_order(self.model)
 
     # -- helpers
 
@@ -759,14 +765,6 @@ class Lifelong:
             return output, remembered
         spread = self.model.output.spread.to(output.dtype)
         return output / spread, remembered / spread
-
-
-def _both(first: Follow, second: Follow) -> Follow:
-    def follow(old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float) -> None:
-        first(old, new, kept, moment)
-        second(old, new, kept, moment)
-
-    return follow
 
 
 def _tensor(column: npt.NDArray[Any]) -> Tensor:

@@ -55,10 +55,20 @@ class Protection:
         if self.teacher is not None:
             self.teacher.settle(model)
 
-    def follow(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float) -> None:
-        """See planaria.morph.Follow."""
+    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0) -> None:
+        """See planaria.morph.Follower."""
         if self.anchors is not None:
-            self.anchors.follow(old, new, kept, moment)
+            self.anchors.replaced(old, new, kept)
+
+    def added(self, name: str, new: nn.Parameter, source: nn.Parameter | None) -> None:
+        """See planaria.morph.Follower."""
+        if self.anchors is not None and source is not None:
+            self.anchors.copied(source, new)
+
+    def dropped(self, old: nn.Parameter) -> None:
+        """See planaria.morph.Follower."""
+        if self.anchors is not None:
+            self.anchors.dropped(old)
 
     def files(self, model: nn.Module) -> dict[str, bytes]:
         """What of it belongs into a checkpoint."""

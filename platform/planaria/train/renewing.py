@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Renewing:
 
     def length(self, model: ElasticTransformer) -> int:
         """Numbers that a forward pass adds to what the workers sum up."""
-        return 0 if self.renewal is None else 2 * model.blueprint.layers * model.blueprint.mlp_width
+        return 0 if self.renewal is None else 2 * len(_mlps(model)) * model.blueprint.mlp_width
 
     def watching(self, model: ElasticTransformer, into: Tensor, rows: int) -> AbstractContextManager[None]:
         """Add the hidden units' activations in here, and their absolute values, to `into`: sums over the rows of this
@@ -39,18 +40,18 @@ class Renewing:
 
     @contextmanager
     def _watching(self, model: ElasticTransformer, into: Tensor, rows: int) -> Iterator[None]:
-        layers, units = model.blueprint.layers, model.blueprint.mlp_width
-        activation_LH, magnitude_LH = into.view(2, layers, units)
+        layers = _mlps(model)
+        activation_LH, magnitude_LH = into.view(2, len(layers), model.blueprint.mlp_width)
 
-        def note(layer: int, inputs: tuple[Any, ...]) -> None:
+        def note(at: int, uses: int, inputs: tuple[Any, ...]) -> None:
             hidden_RQH = inputs[0].detach()
-            activation_LH[layer] += hidden_RQH.mean(1).sum(0) / rows
-            magnitude_LH[layer] += hidden_RQH.abs().mean(1).sum(0) / rows
+            activation_LH[at] += hidden_RQH.mean(1).sum(0) / (rows * uses)
+            magnitude_LH[at] += hidden_RQH.abs().mean(1).sum(0) / (rows * uses)
 
-        hooks = [
-            model.block(layer).mlp_out.register_forward_pre_hook(lambda _, inputs, layer=layer: note(layer, inputs))
-            for layer in range(layers)
-        ]
+        hooks = []
+        for at, (layer, group) in enumerate(layers.items()):
+            watch = partial(lambda at, uses, _, inputs: note(at, uses, inputs), at, len(group))
+            hooks.append(model.block(layer).mlp.out.register_forward_pre_hook(watch))
         try:
             yield
         finally:
@@ -62,12 +63,12 @@ class Renewing:
         """After a step whose workers' sums are `seen`."""
         if self.renewal is None:
             return
-        layers, units = model.blueprint.layers, model.blueprint.mlp_width
-        activation_LH, magnitude_LH = seen.view(2, layers, units)
-        outgoing_LH = torch.stack([model.block(layer).mlp_out.weight.abs().sum(0) for layer in range(layers)])
+        layers = list(_mlps(model))
+        activation_LH, magnitude_LH = seen.view(2, len(layers), model.blueprint.mlp_width)
+        outgoing_LH = torch.stack([model.block(layer).mlp.out.weight.abs().sum(0) for layer in layers])
         generator = torch.Generator().manual_seed(seed)
-        for layer, unit, mean in self.renewal.choose(activation_LH, magnitude_LH, outgoing_LH):
-            renew_unit(model, optimizer, layer, unit, mean, generator)
+        for at, unit, mean in self.renewal.choose(activation_LH, magnitude_LH, outgoing_LH):
+            renew_unit(model, optimizer, layers[at], unit, mean, generator)
 
     def files(self) -> dict[str, bytes]:
         """What of it belongs into a checkpoint."""
@@ -77,3 +78,8 @@ class Renewing:
         """Inverse of `files`. Raises KeyError where they are not of such a run."""
         if self.renewal is not None:
             self.renewal.load(load_tensors(files[_FILE]), device)
+
+
+def _mlps(model: ElasticTransformer) -> dict[int, tuple[int, ...]]:
+    """The layers that use each MLP, by the layer that owns it."""
+    return model.blueprint.groups("mlp")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from planaria.blueprint import Restore, edit_from_dict
 from planaria.control import Evidence, Measurement, Trial, run_trial
 from planaria.control.adapt import adam_rates
 from planaria.control.look_ahead import RowLoss
-from planaria.learn import replace_parameter, reset_moments
+from planaria.learn import OptimizerFollower, reset_moments
 from planaria.model import ElasticTransformer
 from planaria.morph import growth_scores, head_importance, operate, temper
 from planaria.policy import Policy
@@ -78,7 +77,7 @@ class Workbench:
                 model,
                 edit,
                 seed=self.surgery_seed,
-                follow=partial(replace_parameter, optimizer),
+                follow=OptimizerFollower(optimizer),
                 calibration=self.evidence.learnable(CALIBRATION_ROWS),
                 weights=self.kept[edit.concept] if isinstance(edit, Restore) else None,
             )

@@ -73,7 +73,7 @@ def test_rows_that_a_parameter_keeps_keep_their_anchors_and_new_ones_have_none()
     held.settle([old])
     new = nn.Parameter(torch.tensor([0.0, 0.0, 7.0]))
 
-    held.follow(old, new, torch.tensor([2, 0]), 1.0)
+    held.replaced(old, new, torch.tensor([2, 0]))
 
     assert old not in held.slots
     assert held.slots[new]["importance"].tolist() == pytest.approx([0.09, 0.01, 0.0])
@@ -83,7 +83,7 @@ def test_rows_that_a_parameter_keeps_keep_their_anchors_and_new_ones_have_none()
 def test_what_is_put_back_whole_begins_without_importance() -> None:
     old, held = nn.Parameter(torch.zeros(3)), anchors("ewc")
     step(held, old, [1.0, 2.0, 3.0], [0.0, 0.0, 0.0], rows=1)
-    held.follow(old, nn.Parameter(torch.ones(3)), torch.arange(0), 1.0)
+    held.replaced(old, nn.Parameter(torch.ones(3)), torch.arange(0))
     assert not held.slots
 
 

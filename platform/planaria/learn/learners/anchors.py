@@ -64,7 +64,7 @@ class Anchors:
             held[ANCHOR] = parameter.detach().clone()
             held[GATHERED] = torch.zeros_like(parameter)
 
-    def follow(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float) -> None:
+    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> None:
         """`new` takes the place of `old`, its first rows being `old`'s rows `kept`."""
         held = self.slots.pop(old, None)
         if held is None or not len(kept):
@@ -72,6 +72,14 @@ class Anchors:
         self.slots[new] = moved = _blank(new)
         for slot, value in held.items():
             moved[slot][: len(kept)] = value.index_select(0, kept)
+
+    def copied(self, source: nn.Parameter, new: nn.Parameter) -> None:
+        """`new` came beside `source` and means the same."""
+        if source in self.slots:
+            self.slots[new] = {slot: value.clone() for slot, value in self.slots[source].items()}
+
+    def dropped(self, old: nn.Parameter) -> None:
+        self.slots.pop(old, None)
 
     def tensors(self, named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
         """{"<slot>/<parameter name>": tensor}, for safetensors."""

@@ -31,7 +31,7 @@ class Renewal:
     def choose(self, activation_LH: Tensor, magnitude_LH: Tensor, outgoing_LH: Tensor) -> list[tuple[int, int, float]]:
         """Take in a step (means over its rows) and pick (layer, unit, mean activation) to begin anew: of the units
         older than `maturity_steps`, the share `rate` a step, those of least utility."""
-        if not self.age_LH.numel():
+        if self.age_LH.shape != activation_LH.shape:  # at the start, or as layers share differently now
             self.activation_LH, self.magnitude_LH = torch.zeros_like(activation_LH), torch.zeros_like(magnitude_LH)
             self.age_LH = torch.zeros(activation_LH.shape, dtype=torch.int64, device=activation_LH.device)
             self.due_L = torch.zeros(len(activation_LH), dtype=torch.float64)

@@ -1,0 +1,155 @@
+"""Letting layers share weights, and giving a layer its own again.
+
+Giving a layer its own keeps the model's outputs. Sharing keeps them as far as can be: heads and hidden units may come
+in any order, so those of one group are first matched to those of the other; the shared weights are then the mean over
+the layers, and what each layer differs from it is kept as far as the blueprint's `difference_rank` goes. Source of
+matching before averaging: Git Re-Basin (Ainsworth et al. 2022, arXiv 2209.04836).
+
+Legend: N heads, M hidden units.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from planaria.blueprint import Blueprint, Part, Share, Unshare
+from planaria.model.attention import ElasticAttention
+from planaria.model.blocks import Mlp
+from planaria.model.differences import Difference
+from planaria.model.transformer import ElasticTransformer, fresh_difference
+from planaria.morph.follow import Follower
+
+
+@torch.no_grad()
+def unshare(model: ElasticTransformer, edit: Unshare, after: Blueprint, follow: Follower) -> None:
+    """The layer gets a copy, and what it differed by goes into that. `after` is the next blueprint."""
+    part, layer = edit.part, edit.layer
+    group = model.blueprint.groups(part)[model.blueprint.owners(part)[layer]]
+    shared = _part(model, part, layer)
+    own = copy.deepcopy(shared)
+    model.block(layer).own(part, own)
+    for (name, new), source in zip(own.named_parameters(), shared.parameters(), strict=True):
+        new.grad = None
+        follow.added(f"blocks.{layer}.{part}.{name}", new, source)
+    rest = [other for other in group if other != layer]
+    model.block(rest[0]).own(part, shared)
+    for other in rest[1:]:
+        model.block(other).borrow(part, shared)
+    for other in group:
+        if not after.differs(part, other):
+            _fold(model, part, other, follow)
+
+
+@torch.no_grad()
+def share(model: ElasticTransformer, edit: Share, after: Blueprint, follow: Follower) -> None:
+    """See the head of this file. `after` is the next blueprint."""
+    part, before = edit.part, model.blueprint
+    first, second = sorted(before.owners(part)[layer] for layer in edit.layers)
+    groups = before.groups(part)
+    kept, gone = _part(model, part, first), _part(model, part, second)
+    order = _matching(kept, gone)
+    wanted = {layer: _effective(model, part, layer) for layer in groups[first]}
+    wanted |= {layer: _reordered(_effective(model, part, layer), order) for layer in groups[second]}
+    mean = {name: torch.stack([one[name] for one in wanted.values()]).mean(0) for name in wanted[first]}
+    for name, parameter in kept.named_parameters():
+        parameter.copy_(mean[name])
+    for old in gone.parameters():
+        follow.dropped(old)
+    for layer in groups[second]:
+        model.block(layer).borrow(part, kept)
+    for layer in wanted:
+        _differ(model, part, layer, {name: wanted[layer][name] - mean[name] for name in mean}, after, follow)
+
+
+def _differ(
+    model: ElasticTransformer,
+    part: Part,
+    layer: int,
+    wanted: Mapping[str, Tensor],
+    after: Blueprint,
+    follow: Follower,
+) -> None:
+    """Let the layer differ from the shared weights as it is wanted, as far as the blueprint allows."""
+    difference = _difference(model, part, layer)
+    if difference is None:
+        difference = fresh_difference(after, part, layer)
+        if difference is None:
+            return
+        difference.to(next(iter(wanted.values())).device)
+        setattr(model.block(layer), f"{part}_difference", difference)
+        for name, new in difference.named_parameters():
+            follow.added(f"blocks.{layer}.{part}_difference.{name}", new, None)
+    for name in difference.names:
+        difference.fit(name, wanted[_full_name(part, name)])
+
+
+def _fold(model: ElasticTransformer, part: Part, layer: int, follow: Follower) -> None:
+    """What the layer, which shares with no other, differed by becomes a part of its weights."""
+    difference = _difference(model, part, layer)
+    if difference is None:
+        return
+    weights = dict(_part(model, part, layer).named_parameters())
+    for name in difference.names:
+        weight = weights[_full_name(part, name)]
+        weight.copy_(difference.added(name, weight))
+    for old in difference.parameters():
+        follow.dropped(old)
+    setattr(model.block(layer), f"{part}_difference", None)
+
+
+def _effective(model: ElasticTransformer, part: Part, layer: int) -> dict[str, Tensor]:
+    """Copies of the weights and biases that the layer works with."""
+    weights = {name: value.detach().clone() for name, value in _part(model, part, layer).named_parameters()}
+    difference = _difference(model, part, layer)
+    for name in () if difference is None else difference.names:
+        assert difference is not None
+        weights[_full_name(part, name)] = difference.added(name, weights[_full_name(part, name)])
+    return weights
+
+
+def _matching(kept: nn.Module, other: nn.Module) -> Tensor:
+    """Which head or hidden unit of `other` is most like each one of `kept`, each taken once."""
+    alike = _units(kept) @ _units(other).t()
+    _, order = linear_sum_assignment(alike.cpu().numpy(), maximize=True)
+    return torch.as_tensor(order, device=alike.device)
+
+
+def _units(module: nn.Module) -> Tensor:
+    """All that makes each head or hidden unit, scaled to a length of 1. Shape [N or M, any]."""
+    if isinstance(module, ElasticAttention):
+        rows = torch.cat([module.q.flatten(1), module.kv.flatten(1), module.o.flatten(1)], 1)
+    else:
+        assert isinstance(module, Mlp)
+        rows = torch.cat([module.into.weight, module.into.bias[:, None], module.out.weight.t()], 1)
+    return nn.functional.normalize(rows.double(), dim=1)
+
+
+def _reordered(weights: Mapping[str, Tensor], order: Tensor) -> dict[str, Tensor]:
+    """With heads or hidden units in that order."""
+    changed = dict(weights)
+    for name in changed:
+        if name in ("q", "kv", "o", "q_bias", "kv_bias", "into.weight", "into.bias"):
+            changed[name] = changed[name].index_select(0, order)
+        elif name == "out.weight":
+            changed[name] = changed[name].index_select(1, order)
+    return changed
+
+
+def _part(model: ElasticTransformer, part: Part, layer: int) -> nn.Module:
+    module: nn.Module = getattr(model.block(layer), part)
+    return module
+
+
+def _difference(model: ElasticTransformer, part: Part, layer: int) -> Difference | None:
+    difference: Difference | None = getattr(model.block(layer), f"{part}_difference")
+    return difference
+
+
+def _full_name(part: Part, name: str) -> str:
+    """Of a weight that differs, within its part."""
+    return name if part == "attention" else f"{name}.weight"
