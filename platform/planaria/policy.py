@@ -296,6 +296,9 @@ class Policy(Settings):
     """Shown in reports."""
     heads: Heads = Heads()
     sharing: Sharing = Sharing()
+    initialisation: Literal["normal", "orthogonal"] = "normal"
+    """normal: weights begin as independent normal numbers. orthogonal: as orthogonal matrices, those that write into
+    the residual stream scaled down by the depth."""
     budget: Budget = Budget()
     detector: Detector = Detector()
     controller: Controller = Controller()

@@ -183,7 +183,7 @@ def test_refitting_shared_heads_loses_less_than_cutting_them() -> None:
         model, _ = _trained(replace(PAIRS, heads=(3,) * LAYERS), steps=60)
         before = model(unseen).detach()
         operate(model, ShrinkHeads(0, (1,)), seed=0, calibration=known)
-        lost.append(float((model(unseen) - before).square().mean()))
+        lost.append(float((model(unseen).detach() - before).square().mean()))
     assert lost[1] < lost[0]
 
 

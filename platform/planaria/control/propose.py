@@ -96,7 +96,7 @@ def long_run_gain(edit: Edit | None, blueprint: Blueprint, scores: Scores, doubl
 
 def _growth(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[GrowHeads]:
     """The layer whose loss pulls hardest at a fresh head, by one and by two; then the next layer by one."""
-    room = [layer for layer in range(blueprint.layers) if blueprint.heads[layer] < heads.max]
+    room = [layer for layer in blueprint.groups("attention") if blueprint.heads[layer] < heads.max]
     ranked = sorted(room, key=lambda layer: -scores.growth[layer])
     most = heads.max - blueprint.heads[ranked[0]] if ranked else 0
     options = [GrowHeads(ranked[0], count) for count in (1, 2) if count <= most]
@@ -106,7 +106,8 @@ def _growth(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[GrowHead
 def _recycling(blueprint: Blueprint, scores: Scores) -> list[Edit]:
     """The deadest mature head of all, if there is one below DEAD_BELOW. A layer's only head is never dead."""
     dead: list[tuple[float, int, int]] = []
-    for layer, live in enumerate(blueprint.heads):
+    for layer in blueprint.groups("attention"):
+        live = blueprint.heads[layer]
         relative = _relative(scores.importance[layer])
         heads = [head for head in range(live) if scores.mature[layer][head] and relative[head] < DEAD_BELOW]
         dead += [(relative[head], layer, head) for head in heads if live > 1]
@@ -122,8 +123,8 @@ def _relative(importance: Sequence[float]) -> list[float]:
 def _removal(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:
     """The mature head that its layer would miss least, in each of the two layers that would miss it least."""
     options: list[tuple[float, Edit]] = []
-    for layer, live in enumerate(blueprint.heads):
-        importance = scores.importance[layer]
+    for layer in blueprint.groups("attention"):
+        live, importance = blueprint.heads[layer], scores.importance[layer]
         mature = [head for head in range(live) if scores.mature[layer][head]]
         if live > heads.min and mature:
             weakest = min(mature, key=lambda head: importance[head])

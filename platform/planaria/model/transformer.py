@@ -21,6 +21,7 @@ from planaria.errors import InputError
 from planaria.model.attention import ElasticAttention
 from planaria.model.blocks import Block, Mlp
 from planaria.model.differences import Difference
+from planaria.model.initialise import Initialisation, draw
 from planaria.model.inputs import ImageInput, TableInput
 from planaria.model.readout import Readout
 
@@ -129,22 +130,12 @@ class ElasticTransformer(nn.Module):
         return self.output.in_units(self.output.standard(hidden_BD) * self.readout.trust[1] + self.readout(features))
 
 
-def build(blueprint: Blueprint, seed: int = 0) -> ElasticTransformer:
+def build(blueprint: Blueprint, seed: int = 0, initialisation: Initialisation = "normal") -> ElasticTransformer:
     """A fresh model; equal seeds give equal weights."""
     blueprint.check()
     generator = torch.Generator().manual_seed(seed)
     model = ElasticTransformer(blueprint)
-    nn.init.normal_(model.class_token_D, std=0.02, generator=generator)
-    model.input.reset_parameters(generator)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)
-            nn.init.zeros_(module.bias)
-    for layer in blueprint.groups("attention"):
-        model.block(layer).attention.reset_parameters(generator)
-    for module in model.modules():
-        if isinstance(module, Difference):
-            module.reset_parameters(generator)
+    draw(model, initialisation, generator)
     return model
 
 

@@ -739,7 +739,7 @@ class Lifelong:
             ) from None
 
     def _install(self, blueprint: Blueprint) -> None:
-        self.model = build(blueprint, self.job.seed).to(self.device)
+        self.model = build(blueprint, self.job.seed, self.job.policy.initialisation).to(self.device)
         self.optimizer = build_optimizer(self.model, self.job.policy.learner)
         self.parameters = in_order(self.model)
 
