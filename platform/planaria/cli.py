@@ -135,6 +135,39 @@ def meta_train(
 
 
 @app.command
+def search(
+    campaign: Path,
+    /,
+    *settings: Annotated[str, Parameter(help="Changes to the campaign: key.path=value, such as trials=8.")],
+    out: Path | None = None,
+    resume: bool = False,
+    as_json: Json = False,
+) -> int:
+    """Search a job's settings for the best: many trials, each a lifelong run. Ctrl-C keeps everything.
+
+    Parameters
+    ----------
+    campaign
+        The campaign's YAML file.
+    out
+        Its folder. Default: one named after the campaign in its `folder`.
+    resume
+        Go on with the campaign in that folder (default: the newest of its name) where it was stopped or killed.
+    """
+    from planaria.search import load_campaign
+    from planaria.search import search as run_campaign
+
+    tell = Console(stderr=True).print
+    summary = run_campaign(load_campaign(campaign, settings), out, resume=resume, tell=tell)
+    lines = [f"{summary['status']}: {summary['done']} of {summary['trials']} trials, {len(summary['failed'])} failed"]
+    for trial in summary["best"]:
+        values = ", ".join(f"{name} {trial['metrics'][name]:.4g}" for name in summary["objectives"])
+        lines.append(f"{values}: {trial['policy']}")
+    _show(summary, "\n".join(lines), as_json)
+    return DONE
+
+
+@app.command
 def resume(folder: Path, /, *, address: Address = None, as_json: Json = False) -> int:
     """Go on with a run that was stopped or killed, from its newest checkpoint.
 

@@ -206,6 +206,10 @@ class Memory(Settings):
     """Where the present labels contradict those of an earlier concept, its rows are not replayed while that lasts."""
 
 
+_USUAL_WEIGHT = {"si": 0.1, "lwf": 0.3}
+_USUAL_ALPHA = {"der": 1.0}
+
+
 class Protection(Settings):
     """What keeps old knowledge beside replay. It takes effect at the shifts that the detector reports or is told."""
 
@@ -213,11 +217,19 @@ class Protection(Settings):
     """ewc, si: pull every weight back to where it was at the newest shift, by how much it mattered until then. lwf:
     keep to what the model of the newest shift says of new rows."""
     weight: float = Field(1.0, ge=0)
-    """Of the pull, or of the distance to the earlier model's answers."""
+    """Of the pull, or of the distance to the earlier model's answers. Where it is not given, what was best beside
+    replay: 1 for ewc, 0.1 for si, 0.3 for lwf."""
     decay: float = Field(0.95, ge=0, le=1)
     """ewc: what is left of the importance gathered before, at every shift."""
     temperature: float = Field(2.0, gt=0)
     """lwf: that of the answers; higher ones count the less likely classes more."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_weight(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "weight" in given or given.get("kind") not in _USUAL_WEIGHT:
+            return given
+        return {**given, "weight": _USUAL_WEIGHT[given["kind"]]}
 
 
 class Renew(Settings):
@@ -267,8 +279,9 @@ class Learner(Settings):
     """What keeps the model able to learn, if anything."""
     readout: Readout | None = None
     """What answers beside the transformer, if anything."""
-    alpha: float = Field(0.3, ge=0)
-    """der and der++: weight of the distance to the remembered outputs."""
+    alpha: float = Field(0.1, ge=0)
+    """der and der++: weight of the distance to the remembered outputs. Where it is not given, what was best: 1 for der,
+    0.1 for der++."""
     beta: float = Field(1.0, ge=0)
     """Weight of the loss on remembered rows (not in der)."""
     memory: Memory = Memory()
@@ -283,6 +296,13 @@ class Learner(Settings):
     """Pull of the weights towards 0."""
     clip_norm: float = Field(1.0, gt=0)
     """Longest gradient that is followed in full."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_alpha(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "alpha" in given or given.get("loss") not in _USUAL_ALPHA:
+            return given
+        return {**given, "alpha": _USUAL_ALPHA[given["loss"]]}
 
     @model_validator(mode="after")
     def _has_what_its_loss_needs(self) -> Learner:

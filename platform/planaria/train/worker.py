@@ -43,11 +43,13 @@ def live(
     *,
     tell: Callable[[int, Mapping[str, Any]], None] = lambda step, state: None,
     report: Callable[[Mapping[str, Any]], None] = lambda metrics: None,
+    report_rows: int | None = None,
     exchange: Exchange | None = None,
 ) -> dict[str, Any]:
     """Run to the end, or to a stop; returns the summary (on rank 0; a part of it elsewhere).
 
-    `tell` publishes the controller's state, `report` is called by all workers at the same step about every 10 s.
+    `tell` publishes the controller's state, `report` is called by all workers at the same step about every 10 s, or
+    where `report_rows` is given every so many rows.
     `exchange` is how rank 0 shares what its controller learns with other runs. Raises InputError and RunError.
     """
     with contextlib.ExitStack() as held:
@@ -67,7 +69,7 @@ def live(
             run.stop_waiting, run.before_edit = keeper.wait, keeper.keep_model
             keeper.start(restored.step is not None)
         try:
-            return _step_by_step(run, keeper, report)
+            return _step_by_step(run, keeper, report, report_rows)
         except RunError:
             if keeper is not None and keeper.failure is None and run.between_steps:
                 keeper.end("failed")
@@ -89,16 +91,18 @@ def _open(job: Job, folder: RunFolder, base: Path, group: Group, held: contextli
     return stream
 
 
-def _step_by_step(run: Lifelong, keeper: Keeper | None, report: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+def _step_by_step(
+    run: Lifelong, keeper: Keeper | None, report: Callable[[Mapping[str, Any]], None], report_rows: int | None
+) -> dict[str, Any]:
     while True:
+        first = run.row
         stop, wants_report = keeper.wants() if keeper is not None else (False, False)
         tick = run.take_step(stop=stop, report=wants_report)
         if tick is None:
             return keeper.finish("done") if keeper is not None else run.finish_quietly()
-        if tick.report:
-            report(
-                {"step": run.step, "samples": run.row, "prequential_loss": run.account.totals.loss / max(1, run.row)}
-            )
+        due = tick.report if report_rows is None else run.row // report_rows > first // report_rows
+        if due:
+            report(_progress(run))
         if keeper is not None:
             keeper.after_step(tick.report)
         if tick.stopped:
@@ -107,6 +111,13 @@ def _step_by_step(run: Lifelong, keeper: Keeper | None, report: Callable[[Mappin
             if keeper.failure is not None:
                 raise RunError(keeper.failure)
             return keeper.end("stopped")
+
+
+def _progress(run: Lifelong) -> dict[str, Any]:
+    totals, rows = run.account.totals, max(1, run.row)
+    progress = {"step": run.step, "samples": run.row, "prequential_loss": totals.loss / rows}
+    error = totals.error / rows
+    return progress | ({"prequential_accuracy": 1 - error} if run.task == "classification" else {"mae": error})
 
 
 class _WaitForFirstRows:
@@ -162,8 +173,15 @@ def ray_worker(config: dict[str, Any]) -> dict[str, Any]:
         return {"status": "failed", "reason": str(error)}
 
 
-def run_here(job: Job, folder: RunFolder, base: Path) -> dict[str, Any]:
-    """The whole run in this process, without Ray."""
+def run_here(
+    job: Job,
+    folder: RunFolder,
+    base: Path,
+    *,
+    report: Callable[[Mapping[str, Any]], None] = lambda metrics: None,
+    report_rows: int | None = None,
+) -> dict[str, Any]:
+    """The whole run in this process, without Ray. `report` is called as in `live`."""
     _prepare_process()
     device = torch.device("cuda" if job.scale.gpus is not False and torch.cuda.is_available() else "cpu")
-    return live(job, folder, base, Alone(), device)
+    return live(job, folder, base, Alone(), device, report=report, report_rows=report_rows)

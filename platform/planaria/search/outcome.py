@@ -1,0 +1,108 @@
+"""What a campaign came to: the best trials, which settings mattered, and policies that are ready to use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from planaria.errors import InputError
+from planaria.plain_yaml import dump_yaml
+from planaria.search.campaign import Campaign, job_of
+from planaria.search.trial import read_trials
+
+logger = logging.getLogger(__name__)
+
+BEST = "best"
+"""Folder of the policies of the best trials."""
+_LEAST_FOR_IMPORTANCE = 8
+"""Trials. Fewer say nothing about what mattered."""
+
+Trial = Mapping[str, Any]
+
+
+def write_outcome(campaign: Campaign, folder: Path, status: str, seconds: float) -> dict[str, Any]:
+    """Write best/*.yaml and the report's pictures; returns the campaign's summary."""
+    trials = read_trials(folder)
+    done = [trial for trial in trials if trial["status"] == "done"]
+    best = front(done, campaign.objectives)
+    summary = {
+        "name": campaign.name,
+        "status": status,
+        "trials": campaign.trials,
+        "done": len(done),
+        "failed": [
+            {"number": t["number"], "settings": t["settings"], "reason": t["reason"]}
+            for t in trials
+            if t["status"] == "failed"
+        ],
+        "objectives": dict(campaign.objectives),
+        "best": [{**trial, "policy": str(_write_policy(campaign, folder, trial))} for trial in best],
+        "importance": importance(campaign, folder),
+        "seconds": round(seconds, 1),
+    }
+    return summary
+
+
+def front(trials: Sequence[Trial], objectives: Mapping[str, str]) -> list[Trial]:
+    """The trials that no other one beats in all objectives, by the first objective. Of equals, the earliest."""
+    values = [tuple(t["metrics"][n] * (1 if mode == "max" else -1) for n, mode in objectives.items()) for t in trials]
+    kept = [
+        at
+        for at, own in enumerate(values)
+        if not any(
+            all(o >= v for o, v in zip(other, own, strict=True)) and (other != own or place < at)
+            for place, other in enumerate(values)
+            if place != at
+        )
+    ]
+    return [trials[at] for at in sorted(kept, key=lambda at: values[at], reverse=True)]
+
+
+def importance(campaign: Campaign, folder: Path) -> dict[str, dict[str, float]]:
+    """For each objective the share of its variance that each setting explains (functional ANOVA: Hutter et al. 2014);
+    nothing where there are too few trials."""
+    import optuna
+
+    from planaria.search.space import open_study
+
+    study = open_study(campaign, folder)
+    done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
+    if len(done) < _LEAST_FOR_IMPORTANCE:
+        return {}
+    shares = {}
+    for at, name in enumerate(campaign.objectives):
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        try:
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator, target=partial(_value, at))
+        except (ValueError, RuntimeError) as error:  # where a setting was the same in all of them
+            logger.info("importance of %s: %s", name, error)
+            continue
+        shares[name] = {key: round(value, 4) for key, value in found.items()}
+    return shares
+
+
+def _value(at: int, trial: Any) -> float:
+    return float(trial.values[at])
+
+
+def _write_policy(campaign: Campaign, folder: Path, trial: Trial) -> Path:
+    """The trial's policy as a file that `planaria run JOB policy=FILE` takes."""
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in trial["settings"].items()}
+    try:
+        policy = job_of(campaign, settings, campaign.seeds[0]).policy
+    except InputError as error:  # the job was changed since
+        logger.warning("trial %d: %s", trial["number"], error)
+        return folder
+    path = folder / BEST / f"trial-{trial['number']:04d}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    found = ", ".join(f"{name} {trial['metrics'][name]:.4g}" for name in campaign.objectives)
+    head = f"# Trial {trial['number']} of campaign {campaign.name}: {found}\n"
+    other = {key: value for key, value in trial["settings"].items() if not key.startswith("policy.")}
+    if other:
+        head += f"# With these settings of the job besides: {other}\n"
+    values = {**policy.model_dump(mode="json"), "name": f"{campaign.name}-{trial['number']}"}
+    path.write_text(head + dump_yaml(values))
+    return path

@@ -1,0 +1,194 @@
+"""A campaign from its start, or from where it was cut off, to its result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from planaria.errors import InputError
+from planaria.plain_yaml import read_yaml
+from planaria.record.tracking import check_tracking_uri
+from planaria.search.campaign import Campaign, check, dump_campaign, load_campaign
+from planaria.search.outcome import write_outcome
+from planaria.search.trial import read_trials, tune_trial
+from planaria.train.folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+CAMPAIGN, SUMMARY = "campaign.yaml", "summary.json"
+Tell = Callable[[str], None]
+_POLL_S = 2.0
+
+
+def search(
+    campaign: Campaign, out: Path | None = None, *, resume: bool = False, tell: Tell = lambda line: None
+) -> dict[str, Any]:
+    """Run the campaign, or go on with the one that `out` holds; returns the summary.
+
+    Every trial is a lifelong run in a process of its own. One that fails ends itself alone. Ctrl-C keeps everything:
+    trials that have ended are not repeated, the others go on from their checkpoints. Raises InputError.
+    """
+    folder = _folder(campaign, out, resume)
+    check(campaign)
+    if campaign.tracking_uri is not None:
+        check_tracking_uri(campaign.tracking_uri)
+    new = folder.make()
+    try:
+        with folder.held("driver"):
+            if not (folder.path / CAMPAIGN).exists():
+                folder.write_text(folder.path / CAMPAIGN, dump_campaign(campaign))
+            began = time.monotonic()
+            interrupted = _run_trials(campaign, folder.path, tell)
+            spent = folder.read_json(folder.path / SUMMARY).get("seconds", 0.0) + time.monotonic() - began
+            summary = write_outcome(campaign, folder.path, "stopped" if interrupted else "done", spent)
+            folder.write_json(folder.path / SUMMARY, summary)
+    finally:
+        if new:
+            folder.remove_if_unused()
+    return summary
+
+
+def _folder(campaign: Campaign, out: Path | None, resume: bool) -> RunFolder:
+    if out is None and resume:
+        found = [path.parent for path in Path(campaign.folder).glob(f"{campaign.name}-*/{CAMPAIGN}")]
+        if not found:
+            raise InputError(f"{campaign.folder}: no campaign '{campaign.name}' to go on with; leave out --resume")
+        out = max(found, key=lambda path: path.stat().st_mtime)
+    if out is None:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        return RunFolder((Path(campaign.folder) / f"{campaign.name}-{stamp}").resolve())
+    folder = RunFolder(out.resolve())
+    written = folder.path / CAMPAIGN
+    if not resume:
+        if written.exists():
+            raise InputError(
+                f"{folder.path}: holds a campaign already; go on with it by --resume, or give another --out"
+            )
+        return folder
+    if not written.exists():
+        raise InputError(f"{folder.path}: holds no campaign to go on with; leave out --resume")
+    before = load_campaign(written)
+    grown = before.model_copy(update={"trials": campaign.trials, "at_once": campaign.at_once})
+    if grown != campaign:
+        changed = [name for name, value in before.model_dump().items() if value != campaign.model_dump()[name]]
+        raise InputError(
+            f"{written}: is another campaign ({', '.join(changed)} differ); only trials and at_once may change"
+        )
+    folder.write_text(written, dump_campaign(campaign))
+    return folder
+
+
+def _run_trials(campaign: Campaign, folder: Path, tell: Tell) -> bool:
+    """Whether it was interrupted."""
+    from planaria.search.searcher import StudySearcher
+    from planaria.search.space import open_study
+
+    searcher = StudySearcher(open_study(campaign, folder), campaign)
+    with _ray(), _told(folder, campaign, tell):
+        import ray.tune
+        from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+        halving = campaign.halving
+        scheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
+        if halving is not None:
+            scheduler = ASHAScheduler(
+                time_attr="samples",
+                metric="prequential_accuracy",
+                mode="max",
+                grace_period=halving.grace_samples,
+                reduction_factor=halving.reduction,
+                max_t=1 << 60,
+            )
+        trainable = ray.tune.with_resources(
+            ray.tune.with_parameters(
+                tune_trial, campaign=campaign.model_dump_json(), folder=str(folder), base=str(Path.cwd())
+            ),
+            {"cpu": 1},
+        )
+        cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        tuner = ray.tune.Tuner(
+            trainable,
+            tune_config=ray.tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                max_concurrent_trials=campaign.at_once or max(1, cpus),
+                reuse_actors=True,
+            ),
+            run_config=ray.tune.RunConfig(
+                name=f"tune-{os.getpid()}", storage_path=str(folder / "ray"), verbose=0, log_to_file=False
+            ),
+        )
+        tuner.fit()
+    done = len(read_trials(folder))
+    return done + searcher.stopped_early < campaign.trials
+
+
+@contextlib.contextmanager
+def _ray() -> Iterator[None]:
+    """The cluster that this process has joined, or a local one of its own."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _told(folder: Path, campaign: Campaign, tell: Tell) -> Iterator[None]:
+    """While the body runs, a thread says what each trial came to when it ends."""
+    over, known = threading.Event(), {trial["number"] for trial in read_trials(folder)}
+
+    def look() -> None:
+        for trial in read_trials(folder):
+            if trial["number"] not in known:
+                known.add(trial["number"])
+                tell(_line(trial, campaign, len(known)))
+
+    def watch() -> None:
+        while not over.wait(_POLL_S):
+            with contextlib.suppress(OSError, ValueError):
+                look()
+
+    thread = threading.Thread(target=watch, name="planaria-search", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        look()
+
+
+def _line(trial: dict[str, Any], campaign: Campaign, ended: int) -> str:
+    settings = ", ".join(f"{key.rpartition('.')[2]}={json.dumps(value)}" for key, value in trial["settings"].items())
+    what = trial.get("reason")
+    if what is None:
+        what = ", ".join(f"{name} {trial['metrics'][name]:.4g}" for name in campaign.objectives)
+    return f"{ended} of {campaign.trials}: trial {trial['number']} ({settings}): {what}"
+
+
+def read_campaign(folder: Path) -> Campaign:
+    """The campaign that a folder holds. Raises InputError."""
+    read_yaml(folder / CAMPAIGN)
+    return load_campaign(folder / CAMPAIGN)

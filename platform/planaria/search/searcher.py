@@ -1,0 +1,59 @@
+"""Between Ray Tune, which runs trials, and Optuna, which says what to try: asks one for the other.
+
+The study is the truth: what Tune itself remembers of a campaign is not read again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
+
+from planaria.search.campaign import Campaign
+from planaria.search.space import draw
+
+
+class StudySearcher(Searcher):
+    """Hands out first the trials that were cut off when the campaign was, under their own numbers, then new ones."""
+
+    def __init__(self, study: optuna.Study, campaign: Campaign) -> None:
+        super().__init__()
+        self._study, self._campaign = study, campaign
+        self._cut_off: list[FrozenTrial] = [one for one in study.trials if one.state == TrialState.RUNNING]
+        self._begun = sum(one.state != TrialState.WAITING for one in study.trials)
+        self._open: dict[str, int] = {}
+        self.stopped_early = sum(one.state == TrialState.PRUNED for one in study.trials)
+        """Trials that fell behind."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self._cut_off:
+            known = self._cut_off.pop(0)
+            number = known.number
+            settings = draw(optuna.trial.FixedTrial(known.params), self._campaign.search)
+        elif self._begun >= self._campaign.trials:
+            finished: Any = Searcher.FINISHED  # which Ray's types forget
+            return finished  # type: ignore[no-any-return]
+        else:
+            trial = self._study.ask()
+            number, settings = trial.number, draw(trial, self._campaign.search)
+            self._begun += 1
+        self._open[trial_id] = number
+        return {"number": number, "settings": settings}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number = self._open.pop(trial_id)
+        if not error and result is not None and result.get("finished"):
+            self._study.tell(number, [float(result[name]) for name in self._campaign.objectives])
+        elif error or result is None:
+            self._study.tell(number, state=TrialState.FAIL)
+        else:
+            self.stopped_early += 1
+            self._study.tell(number, state=TrialState.PRUNED)
+
+    def save(self, checkpoint_path: str) -> None:
+        """The study's journal is all there is to keep."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""

@@ -1,0 +1,80 @@
+"""From ranges to a study of Optuna's, which remembers in a file of JSON lines what was tried."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from planaria.search.campaign import Campaign, Range, Value, check, given
+
+JOURNAL = "study.jsonl"
+
+
+def open_study(campaign: Campaign, folder: Path) -> optuna.Study:
+    """The campaign's study: a new one, which begins with the job as it is, or the one that the folder holds."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    study = optuna.create_study(
+        storage=storage,
+        study_name=campaign.name,
+        directions=["maximize" if mode == "max" else "minimize" for mode in campaign.objectives.values()],
+        load_if_exists=True,
+    )
+    known = len(study.trials)
+    study.sampler = _sampler(campaign, campaign.seed + known)
+    if not known:
+        job = check(campaign)
+        start = {key: given(job, key) for key in campaign.search}
+        if all(campaign.search[key].holds(_as_value(value)) for key, value in start.items()):
+            study.enqueue_trial({key: _choice(campaign.search[key], _as_value(v)) for key, v in start.items()})
+    return study
+
+
+def draw(trial: optuna.trial.BaseTrial, search: Mapping[str, Range]) -> dict[str, Value]:
+    """The settings of a trial: those whose conditions hold."""
+    drawn: dict[str, Value] = {}
+    for key, values in search.items():
+        if all(other in drawn and drawn[other] in wanted for other, wanted in values.when.items()):
+            drawn[key] = _draw(trial, key, values)
+    return drawn
+
+
+def _draw(trial: optuna.trial.BaseTrial, key: str, values: Range) -> Value:
+    if values.integers is not None:
+        return trial.suggest_int(key, *values.integers, log=values.log)
+    if values.between is not None:
+        return trial.suggest_float(key, *values.between, log=values.log)
+    assert values.one_of is not None
+    choice = trial.suggest_categorical(key, [json.dumps(value) for value in values.one_of])
+    return _as_value(json.loads(str(choice)))
+
+
+def _choice(values: Range, value: Value) -> Any:
+    """As Optuna stores it."""
+    return json.dumps(value) if values.one_of is not None else value
+
+
+def _as_value(value: object) -> Value:
+    return tuple(value) if isinstance(value, list) else value  # type: ignore[return-value]
+
+
+def _sampler(campaign: Campaign, seed: int) -> optuna.samplers.BaseSampler:
+    if campaign.algorithm == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if campaign.algorithm == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(20, campaign.trials // 4)))
+    first = max(4, min(10, campaign.trials // 3))
+    return optuna.samplers.TPESampler(
+        seed=seed,
+        n_startup_trials=first,
+        multivariate=True,
+        group=True,
+        constant_liar=True,
+        warn_independent_sampling=False,
+    )
