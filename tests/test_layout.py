@@ -15,6 +15,7 @@ import pytest
 from planaria.job import load_job
 from planaria.meta.job import load_meta_job
 from planaria.policy import load_policy
+from planaria.search.campaign import check, load_campaign
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "platform" / "planaria"
@@ -42,6 +43,8 @@ def test_every_folder_of_the_package_is_a_package() -> None:
 def test_every_shipped_job_loads(path: Path) -> None:
     if path.stem.startswith("meta_train"):
         load_meta_job(path)
+    elif path.stem.startswith("search_"):
+        check(load_campaign(path))
     else:
         load_job(path)
 

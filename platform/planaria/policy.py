@@ -207,7 +207,6 @@ class Memory(Settings):
 
 
 _USUAL_WEIGHT = {"si": 0.1, "lwf": 0.3}
-_USUAL_ALPHA = {"der": 1.0}
 
 
 class Protection(Settings):
@@ -279,9 +278,9 @@ class Learner(Settings):
     """What keeps the model able to learn, if anything."""
     readout: Readout | None = None
     """What answers beside the transformer, if anything."""
-    alpha: float = Field(0.1, ge=0)
-    """der and der++: weight of the distance to the remembered outputs. Where it is not given, what was best: 1 for der,
-    0.1 for der++."""
+    alpha: float | None = Field(None, ge=0)
+    """der and der++: weight of the distance to the remembered outputs; null is what was best: 1 for der, 0.1 for
+    der++."""
     beta: float = Field(1.0, ge=0)
     """Weight of the loss on remembered rows (not in der)."""
     memory: Memory = Memory()
@@ -297,12 +296,11 @@ class Learner(Settings):
     clip_norm: float = Field(1.0, gt=0)
     """Longest gradient that is followed in full."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _usual_alpha(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or "alpha" in given or given.get("loss") not in _USUAL_ALPHA:
-            return given
-        return {**given, "alpha": _USUAL_ALPHA[given["loss"]]}
+    @property
+    def distance_weight(self) -> float:
+        """`alpha`, or the usual one."""
+        usual = 1.0 if self.loss == "der" else 0.1
+        return usual if self.alpha is None else self.alpha
 
     @model_validator(mode="after")
     def _has_what_its_loss_needs(self) -> Learner:

@@ -11,6 +11,7 @@ from typing import Any
 from planaria.errors import InputError
 from planaria.plain_yaml import dump_yaml
 from planaria.search.campaign import Campaign, job_of
+from planaria.search.picture import draw
 from planaria.search.trial import read_trials
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,9 @@ def write_outcome(campaign: Campaign, folder: Path, status: str, seconds: float)
     """Write best/*.yaml and the report's pictures; returns the campaign's summary."""
     trials = read_trials(folder)
     done = [trial for trial in trials if trial["status"] == "done"]
-    best = front(done, campaign.objectives)
-    summary = {
+    best, shares = front(done, campaign.objectives), importance(campaign, folder)
+    draw(done, best, campaign.objectives, shares, folder)
+    return {
         "name": campaign.name,
         "status": status,
         "trials": campaign.trials,
@@ -40,10 +42,9 @@ def write_outcome(campaign: Campaign, folder: Path, status: str, seconds: float)
         ],
         "objectives": dict(campaign.objectives),
         "best": [{**trial, "policy": str(_write_policy(campaign, folder, trial))} for trial in best],
-        "importance": importance(campaign, folder),
+        "importance": shares,
         "seconds": round(seconds, 1),
     }
-    return summary
 
 
 def front(trials: Sequence[Trial], objectives: Mapping[str, str]) -> list[Trial]:

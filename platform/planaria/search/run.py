@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from planaria.errors import InputError
-from planaria.plain_yaml import read_yaml
 from planaria.record.tracking import check_tracking_uri
 from planaria.search.campaign import Campaign, check, dump_campaign, load_campaign
 from planaria.search.outcome import write_outcome
+from planaria.search.record import record
 from planaria.search.trial import read_trials, tune_trial
 from planaria.train.folder import RunFolder
 
@@ -50,6 +50,7 @@ def search(
             spent = folder.read_json(folder.path / SUMMARY).get("seconds", 0.0) + time.monotonic() - began
             summary = write_outcome(campaign, folder.path, "stopped" if interrupted else "done", spent)
             folder.write_json(folder.path / SUMMARY, summary)
+            record(campaign, folder.path, summary)
     finally:
         if new:
             folder.remove_if_unused()
@@ -138,6 +139,7 @@ def _ray() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune would print a box of its own
     import ray
 
     if ray.is_initialized():
@@ -186,9 +188,3 @@ def _line(trial: dict[str, Any], campaign: Campaign, ended: int) -> str:
     if what is None:
         what = ", ".join(f"{name} {trial['metrics'][name]:.4g}" for name in campaign.objectives)
     return f"{ended} of {campaign.trials}: trial {trial['number']} ({settings}): {what}"
-
-
-def read_campaign(folder: Path) -> Campaign:
-    """The campaign that a folder holds. Raises InputError."""
-    read_yaml(folder / CAMPAIGN)
-    return load_campaign(folder / CAMPAIGN)

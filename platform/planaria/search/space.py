@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,16 @@ def _sampler(campaign: Campaign, seed: int) -> optuna.samplers.BaseSampler:
     if campaign.algorithm == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(20, campaign.trials // 4)))
     first = max(4, min(10, campaign.trials // 3))
+    with warnings.catch_warnings():  # `group` is called experimental
+        warnings.simplefilter("ignore")
+        return _tpe(seed, first)
+
+
+def _tpe(seed: int, first: int) -> optuna.samplers.TPESampler:
     return optuna.samplers.TPESampler(
         seed=seed,
         n_startup_trials=first,
         multivariate=True,
         group=True,
         constant_liar=True,
-        warn_independent_sampling=False,
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from planaria.learn import build_objective, row_loss
-from planaria.policy import Learner
+from planaria.policy import Learner, Protection
 
 NAN = torch.nan
 OUTPUT_BC = torch.tensor([[2.0, 0.0, 5.0], [1.0, 3.0, -1.0]])
@@ -50,3 +50,10 @@ def test_unknown_outputs_send_no_gradient() -> None:
     dark.replayed(torch.zeros(1), lambda: (output, torch.tensor([[0.0, NAN]]))).sum().backward()
     assert output.grad is not None
     assert output.grad.tolist() == [[2.0, 0.0]]
+
+
+def test_what_is_not_given_is_what_was_best() -> None:
+    assert [Learner.model_validate({"loss": loss}).distance_weight for loss in ("der", "der++")] == [1.0, 0.1]
+    assert Learner(loss="der", alpha=0.0).distance_weight == 0
+    weights = [Protection.model_validate({"kind": kind}).weight for kind in ("ewc", "si", "lwf")]
+    assert weights == [1.0, 0.1, 0.3] and Protection(kind="si", weight=2.0).weight == 2

@@ -18,7 +18,7 @@ def build_objective(learner: Learner) -> Objective:
     if learner.loss == "er_ace":
         return AsymmetricReplay(learner.beta)
     if learner.loss in ("der", "der++"):
-        return DarkExperienceReplay(learner.alpha, learner.beta if learner.loss == "der++" else 0.0)
+        return DarkExperienceReplay(learner.distance_weight, learner.beta if learner.loss == "der++" else 0.0)
     return ExperienceReplay(learner.beta)
 
 

@@ -1,0 +1,192 @@
+"""Campaigns: what may be searched, what is drawn, what is best, and that nothing is lost or repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planaria.errors import InputError
+from planaria.plain_yaml import dump_yaml
+from planaria.record.tracking import connect, embedded_uri
+from planaria.search import Campaign, load_campaign, search
+from planaria.search.campaign import Range, check, job_of
+from planaria.search.outcome import front
+from planaria.search.searcher import StudySearcher
+from planaria.search.space import draw, open_study
+from planaria.search.trial import folder_of, live_trial, read_trials
+
+JOB: dict[str, Any] = {
+    "stream": {"source": "bananas", "task": "classification"},
+    "model": {"width": 8, "layers": 2, "head_width": 4, "mlp_width": 8},
+    "policy": {"heads": {"start": 2, "max": 4}, "controller": {"kind": "none"}},
+    "samples": 320,
+    "batch_rows": 32,
+    "storage": {"checkpoint_every_s": 0.001},
+}
+CAMPAIGN: dict[str, Any] = {
+    "name": "test",
+    "job": "job.yaml",
+    "search": {
+        "policy.learner.learning_rate": {"between": [0.0001, 0.01], "log": True},
+        "policy.sharing.attention": {"one_of": ["none", "all"]},
+        "policy.sharing.difference_rank": {"one_of": [0, 2], "when": {"policy.sharing.attention": ["all"]}},
+    },
+    "objectives": {"prequential_accuracy": "max", "parameters_mean": "min"},
+    "trials": 4,
+    "seeds": [3, 4],
+}
+
+
+def _written(folder: Path, **changes: Any) -> Path:
+    (folder / "job.yaml").write_text(dump_yaml(JOB))
+    path = folder / "campaign.yaml"
+    path.write_text(dump_yaml({**CAMPAIGN, **changes}))
+    return path
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> Campaign:
+    return load_campaign(_written(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"search": {"policy.learner.rate": {"between": [0, 1]}}}, "search.policy.learner.rate: a job has no such"),
+        ({"search": {"seed": {"between": [2, 1]}}}, "give the lower one first"),
+        ({"search": {"seed": {"between": [0, 1], "log": True}}}, "above 0"),
+        ({"search": {"seed": {"between": [0, 1], "one_of": [1, 2]}}}, "exactly one of"),
+        ({"search": {"seed": {"one_of": [1]}}}, "at least two values"),
+        ({"search": {"seed": {"one_of": [1, 2], "when": {"samples": [1]}}}}, "not searched before it"),
+        ({"objectives": {"accuracy": "max"}}, "there is no 'accuracy'"),
+        ({"objectives": {}}, "objectives is empty"),
+        ({"settings": {"batch_rows": -1}}, "batch_rows: -1 is not allowed"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_in_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        check(load_campaign(_written(tmp_path, **change)))
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_first_trial_is_the_job_as_it_is_and_conditions_hold(campaign: Campaign, tmp_path: Path) -> None:
+    study = open_study(campaign, tmp_path)
+    drawn = [draw(study.ask(), campaign.search) for _ in range(30)]
+    assert drawn[0] == {"policy.learner.learning_rate": 0.001, "policy.sharing.attention": "none"}
+    for settings in drawn:
+        assert ("policy.sharing.difference_rank" in settings) == (settings["policy.sharing.attention"] == "all")
+        assert 0.0001 <= float(str(settings["policy.learner.learning_rate"])) <= 0.01
+        job_of(campaign, settings, seed=1)
+    assert {settings["policy.sharing.attention"] for settings in drawn} == {"none", "all"}
+
+
+def test_equal_seeds_draw_equally(campaign: Campaign, tmp_path: Path) -> None:
+    drawn = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        study = open_study(campaign, tmp_path / name)
+        drawn.append([draw(study.ask(), campaign.search) for _ in range(6)])
+    assert drawn[0] == drawn[1]
+
+
+def test_a_range_knows_what_it_holds() -> None:
+    assert Range(integers=(1, 3)).holds(3) and not Range(integers=(1, 3)).holds(2.0)
+    assert Range(between=(0, 1)).holds(1) and not Range(between=(0, 1)).holds(True)
+    assert Range(one_of=(None, "x")).holds(None)
+
+
+def test_the_front_holds_those_that_nothing_beats() -> None:
+    values = [(0.9, 10), (0.8, 5), (0.8, 6), (0.7, 5), (0.95, 20), (0.9, 10)]
+    trials = [{"number": at, "metrics": {"a": a, "p": p}} for at, (a, p) in enumerate(values)]
+    assert [trial["number"] for trial in front(trials, {"a": "max", "p": "min"})] == [4, 0, 1]
+
+
+def test_cut_off_trials_are_handed_out_first_and_finished_ones_never(campaign: Campaign, tmp_path: Path) -> None:
+    searcher = StudySearcher(open_study(campaign, tmp_path), campaign)
+    handed = [searcher.suggest(name) for name in "abc"]
+    assert [one["number"] for one in handed if one] == [0, 1, 2]
+    searcher.on_trial_complete("b", {"finished": True, "prequential_accuracy": 0.5, "parameters_mean": 7.0})
+    searcher.on_trial_complete("c", None, error=True)
+    again = StudySearcher(open_study(campaign, tmp_path), campaign)
+    assert again.suggest("d") == handed[0], "the same settings under the same number"
+    last = again.suggest("e")
+    assert last is not None and last["number"] == 3
+    assert again.suggest("f") == StudySearcher.FINISHED
+    states = [trial.state.name for trial in open_study(campaign, tmp_path).trials]
+    assert states == ["RUNNING", "COMPLETE", "FAIL", "RUNNING"]
+
+
+def test_a_trial_that_was_cut_off_goes_on_and_a_done_one_is_not_repeated(campaign: Campaign, tmp_path: Path) -> None:
+    class CutError(Exception):
+        pass
+
+    told: list[int] = []
+
+    def cut(progress: Any) -> None:
+        told.append(progress["samples"])
+        if progress["samples"] >= 320 + 160:
+            raise CutError
+
+    with pytest.raises(CutError):
+        live_trial(campaign, tmp_path, tmp_path, 0, {}, cut)
+    first = told.copy()
+    metrics = live_trial(campaign, tmp_path, tmp_path, 0, {}, lambda progress: told.append(progress["samples"]))
+    assert min(told[len(first) :]) > 320, "the first seed was done"
+    whole = live_trial(campaign, tmp_path, tmp_path, 1, {}, lambda progress: None)
+    same = [name for name in whole if name != "cpu_seconds"]
+    assert {name: metrics[name] for name in same} == {name: whole[name] for name in same}
+
+
+def test_a_trial_that_cannot_be_says_why(campaign: Campaign, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        live_trial(campaign, tmp_path, tmp_path, 2, {"policy.sharing.difference_rank": 2}, lambda progress: None)
+    (trial,) = read_trials(tmp_path)
+    assert trial["status"] == "failed" and "no layers share" in trial["reason"]
+
+
+def test_a_campaign_survives_a_kill_and_failing_trials_and_is_recorded(tmp_path: Path) -> None:
+    """On a real local Ray. Rank 2 without sharing is impossible, so that some trials fail."""
+    ranges = {**CAMPAIGN["search"], "policy.sharing.difference_rank": {"one_of": [0, 2]}}
+    path = _written(tmp_path, search=ranges, trials=5, seeds=[3], at_once=2)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "planaria.cli", "search", str(path), "--out", str(out)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
+    until = time.monotonic() + 240
+    while not read_trials(out) and time.monotonic() < until:
+        assert process.poll() is None, "it goes on until it is killed"
+        time.sleep(0.2)
+    os.killpg(process.pid, 9)
+    process.wait()
+    ended_at = {trial["number"]: folder_of(out, trial["number"]) / "trial.json" for trial in read_trials(out)}
+    before = {number: path.stat().st_mtime_ns for number, path in ended_at.items()}
+    assert before
+    summary = search(load_campaign(path), out, resume=True)
+    assert summary["status"] == "done" and summary["done"] + len(summary["failed"]) == 5
+    assert all("no layers share" in failed["reason"] for failed in summary["failed"])
+    for number, ended in before.items():
+        assert (folder_of(out, number) / "trial.json").stat().st_mtime_ns == ended, "it was not repeated"
+    assert {trial["number"] for trial in summary["best"]} <= {trial["number"] for trial in read_trials(out)}
+    job = json.loads((out / "mlflow.json").read_text())
+    client = connect(embedded_uri(out))
+    (experiment,) = [e for e in client.search_experiments() if e.name == "planaria-search"]
+    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+    trials = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == job["run_id"]]
+    assert len(trials) == 5 and (out / "front.png").exists() and (out / "parallel.png").exists()
+    seeds_sent = [
+        run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") in {t.info.run_id for t in trials}
+    ]
+    assert len(seeds_sent) == summary["done"]
+    policy = summary["best"][0]["policy"]
+    one = ["run", "job.yaml", f"policy={policy}", "scale.workers=0", "--out", "one"]
+    subprocess.run([sys.executable, "-m", "planaria.cli", *one], cwd=tmp_path, check=True, capture_output=True)
+    with pytest.raises(InputError, match="holds a campaign already"):
+        search(load_campaign(path), out)
+    with pytest.raises(InputError, match="only trials and at_once may change"):
+        search(load_campaign(path, ["seed=9"]), out, resume=True)
