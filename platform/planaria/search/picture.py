@@ -59,7 +59,7 @@ def _front(
     left.grid(alpha=0.3)
     shares = importance.get(first, {})
     keys = list(shares)[::-1]
-    right.barh([_words(key.rpartition(".")[2]) for key in keys], [shares[key] for key in keys], color="#30638e")
+    right.barh([_label(key) for key in keys], [shares[key] for key in keys], color="#30638e")
     right.set_title(f"share of the variance of {_words(first)}" if keys else "too few trials to say what mattered")
     figure.tight_layout()
     return figure
@@ -83,7 +83,7 @@ def _parallel(
         axis.axvline(at, color="black", linewidth=0.6)
         for height, text in places[key][1]:
             axis.text(at + 0.03, height, text, fontsize=8, va="center")
-    axis.set_xticks(range(len(axes)), [_words(key.rpartition(".")[2]) for key in axes])
+    axis.set_xticks(range(len(axes)), [_label(key) for key in axes])
     axis.set_yticks([])
     axis.set_xlim(-0.1, len(axes) - 0.6)
     for side in ("top", "left", "right", "bottom"):
@@ -108,6 +108,12 @@ def _places(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]
     known = sorted({str(value) for value in values})
     height = {text: at / max(1, len(known) - 1) for at, text in enumerate(known)}
     return [height[str(value)] for value in values], [(height[text], text) for text in known]
+
+
+def _label(key: str) -> str:
+    """The last part of a dotted key; of a short one, which means little by itself, the part before it too."""
+    *above, last = key.split(".")
+    return _words(f"{above[-1]} {last}" if above and len(last) < 6 else last)
 
 
 def _words(key: str) -> str:
