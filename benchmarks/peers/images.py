@@ -96,7 +96,7 @@ def main() -> None:
     console = Console(width=140)
     kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"ours": [], "peers": []}
     if arguments.avalanche is not None:
-        avalanche_peers.interpreter(arguments.avalanche)
+        avalanche_peers.LIBRARY.interpreter(arguments.avalanche)
     with (
         ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool,
         tempfile.TemporaryDirectory() as place,

@@ -350,6 +350,7 @@ def compare(
     peers: Annotated[list[str], Parameter(consume_multiple=True)] | None = None,
     seeds: Annotated[list[int], Parameter(consume_multiple=True)] | None = None,
     avalanche: Annotated[str | None, Parameter(env_var="PLANARIA_AVALANCHE_PYTHON")] = None,
+    capymoa: Annotated[str | None, Parameter(env_var="PLANARIA_CAPYMOA_PYTHON")] = None,
     processes: int | None = None,
     out: Path = Path("compare"),
     as_json: Json = False,
@@ -363,13 +364,16 @@ def compare(
     policies
         Names or files of policies, each with changes after commas: balanced balanced,learner.loss=der++
     peers
-        Learners of other libraries: river:arf river:srp river:logistic_regression (tables only); avalanche:replay
-        avalanche:der++ avalanche:er_ace avalanche:naive (classes only), each with changes after commas:
-        avalanche:replay,rate=0.1,memory_rows=500
+        Learners of other libraries: river:arf river:srp river:logistic_regression (tables only); capymoa:arf
+        capymoa:srp capymoa:leveraging_bagging (classes of tables only); avalanche:replay avalanche:der++
+        avalanche:er_ace avalanche:naive (classes only). The last two kinds take changes after commas:
+        avalanche:replay,rate=0.1,memory_rows=500 capymoa:arf,models=100
     seeds
         Each contestant runs with each of them. Default: 0 1 2.
     avalanche
         A Python that has avalanche-lib 0.6, for its learners. Default: this one.
+    capymoa
+        A Python that has capymoa 0.15, for its learners. Default: this one.
     processes
         Runs at a time. Default: the number of cores.
     out
@@ -382,7 +386,7 @@ def compare(
     if processes is not None and processes < 1:
         raise InputError(f"command line: --processes: {processes} is not allowed; give a whole number of at least 1")
     own = ["balanced"] if policies is None and peers is None else policies or []
-    contest = Contest(job, settings, tuple(own), tuple(peers or []), tuple(seeds or (0, 1, 2)), avalanche)
+    contest = Contest(job, settings, tuple(own), tuple(peers or []), tuple(seeds or (0, 1, 2)), avalanche, capymoa)
     results = run_all(contest, out, processes=processes, tell=Console(stderr=True).print)
     if as_json:
         _show({"folder": str(out), **{key: results[key] for key in ("score", "contestants")}}, "", as_json)

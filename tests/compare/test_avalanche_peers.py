@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from planaria.cli import call
-from planaria.compare import Contest, avalanche_peers, compare
-from planaria.compare.avalanche_peers import Encoding, export, interpreter, recipe, start, visits
+from planaria.compare import Contest, avalanche_peers, compare, whole_stream
+from planaria.compare.avalanche_peers import LIBRARY, Encoding, export, recipe, start, visits
 from planaria.errors import InputError, RunError
 from planaria.job import Job, load_job
 
@@ -110,9 +110,9 @@ def test_where_there_is_no_avalanche_it_is_said_what_to_install(job: Path, tmp_p
     )
     lacking.chmod(0o755)
     with pytest.raises(InputError, match=rf"cannot import Avalanche \(ModuleNotFoundError: .*{how}"):
-        interpreter(str(lacking))
+        LIBRARY.interpreter(str(lacking))
     with pytest.raises(InputError, match=r"has Avalanche 0\.3\.1, but only 0\.6\.x is known here"):
-        interpreter(fake(tmp_path, "", version="0.3.1"))
+        LIBRARY.interpreter(fake(tmp_path, "", version="0.3.1"))
     assert not (tmp_path / "out").exists()
 
 
@@ -163,7 +163,7 @@ def test_pictures_stay_bytes(tmp_path: Path) -> None:
 
 
 def test_a_stream_too_long_for_memory_is_refused(job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avalanche_peers, "MAX_BYTES", 65 * 4 * 1_000)
+    monkeypatch.setattr(whole_stream, "MAX_BYTES", 65 * 4 * 1_000)
     with pytest.raises(InputError, match=r"hold the whole stream in memory, .* add samples=1000 or leave them out"):
         export(loaded(job), tmp_path, tmp_path / "stream.npz")
 
@@ -205,7 +205,10 @@ def test_avalanches_learners_learn(learner: str, job: Path, tmp_path: Path) -> N
     assert AVALANCHE is not None
     export(loaded(job), tmp_path, tmp_path / "stream.npz")
     found: dict[str, Any] = start(
-        interpreter(AVALANCHE), tmp_path / "stream.npz", recipe(f"{learner},rate=0.3,batch_rows=8", loaded(job)), 100
+        LIBRARY.interpreter(AVALANCHE),
+        tmp_path / "stream.npz",
+        recipe(f"{learner},rate=0.3,batch_rows=8", loaded(job)),
+        100,
     )
     assert found["samples"] == 1_200 and [rows for rows, _ in found["curve"]] == list(range(100, 1_201, 100))
     assert np.isclose(np.mean([score for _, score in found["curve"]]), found["prequential_accuracy"])

@@ -12,11 +12,7 @@ Shape legend: R rows, K numeric columns, I inputs.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from planaria.compare.blocks import blocks
-from planaria.compare.outcome import Outcome
-from planaria.errors import InputError, RunError, nearest
-from planaria.job import Job, read_override
-from planaria.settings import Settings, parse
+from planaria.compare.interpreter import Library
+from planaria.compare.outcome import Outcome, of_script
+from planaria.compare.peer import check_classes, read_peer
+from planaria.compare.whole_stream import read_whole
+from planaria.errors import InputError
+from planaria.job import Job
+from planaria.settings import Settings
 from planaria.signals import Features, Fields
-from planaria.stream import open_stream
 
 Learner = Literal["naive", "replay", "er_ace", "der", "der++", "a_gem", "ewc", "lwf", "si"]
 LEARNERS: tuple[str, ...] = get_args(Learner)
@@ -40,8 +37,6 @@ REMEMBERING = ("replay", "er_ace", "der", "der++", "a_gem")
 WEIGHTS = {"ewc": 0.4, "lwf": 1.0, "si": 1.0}
 """0.4 and 1 are those of Avalanche's examples; none was tuned here."""
 
-MAX_BYTES = 4 << 30
-"""Of the whole stream as float32; the learner's process needs up to twice as much for a while."""
 FIRST_ROWS = 1_000
 """By whose mean and deviation inputs are standardised, as a learner could that has only begun."""
 FURTHEST = 10.0
@@ -49,8 +44,14 @@ FURTHEST = 10.0
 SHORTEST_ROWS = 100
 """Of a context in a row that count as having come to stay."""
 SCRIPT = Path(__file__).with_name("avalanche_learner.py")
-VERSIONS = "0.6."
-_PROBE = "import avalanche.training, importlib.metadata as m; print(m.version('avalanche-lib'))"
+LIBRARY = Library(
+    name="Avalanche",
+    option="--avalanche",
+    probe="import avalanche.training, importlib.metadata as m; print(m.version('avalanche-lib'))",
+    versions="0.6.",
+    install="make an environment for it (python -m venv peers && peers/bin/pip install 'avalanche-lib>=0.6,<0.7') "
+    "and give --avalanche peers/bin/python, or set PLANARIA_AVALANCHE_PYTHON",
+)
 
 
 class Changes(Settings):
@@ -83,17 +84,8 @@ class Recipe:
 
 def recipe(name: str, job: Job) -> Recipe:
     """From what was written after "avalanche:". Raises InputError."""
-    learner, *changes = name.split(",")
-    if learner not in LEARNERS:
-        raise InputError(
-            f"--peers: avalanche:{learner} is not known{nearest(learner, LEARNERS)}; "
-            f"use one of {', '.join(f'avalanche:{one}' for one in LEARNERS)}"
-        )
-    for change in changes:
-        if "=" not in change:
-            raise InputError(f"--peers: '{change}' in 'avalanche:{name}' is no change; write key=value")
+    learner, given = read_peer("avalanche", name, LEARNERS, Changes)
     where = f"--peers: avalanche:{name}"
-    given = parse(Changes, dict(map(read_override, changes)), where)
     memory_rows = given.memory_rows or job.policy.learner.memory.rows
     if learner in REMEMBERING and not memory_rows:
         raise InputError(f"{where}: the job's policy remembers no rows; add memory_rows=1000 or the like")
@@ -112,30 +104,8 @@ def recipe(name: str, job: Job) -> Recipe:
 
 def check(name: str, job: Job) -> None:
     """Raises InputError where the peer cannot learn the job's stream."""
-    if job.stream.task != "classification":
-        raise InputError(
-            f"--peers: avalanche:{name} learns classes, but stream.task is {job.stream.task}; leave it out"
-        )
+    check_classes(f"avalanche:{name}", job)
     recipe(name, job)
-
-
-def interpreter(given: str | None) -> str:
-    """A Python that has Avalanche: the one given, or this one. Raises InputError where it has not; takes seconds."""
-    python = given or sys.executable
-    advice = (
-        "make an environment for it (python -m venv peers && peers/bin/pip install 'avalanche-lib>=0.6,<0.7') "
-        "and give --avalanche peers/bin/python, or set PLANARIA_AVALANCHE_PYTHON"
-    )
-    try:
-        found = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=False, env=_environment())
-    except OSError as error:
-        raise InputError(f"--avalanche: {python} cannot be started ({error.strerror}); {advice}") from None
-    if found.returncode:
-        raise InputError(f"--peers: {python} cannot import Avalanche ({_last_line(found.stderr)}); {advice}")
-    version = _last_line(found.stdout)
-    if not version.startswith(VERSIONS):
-        raise InputError(f"--peers: {python} has Avalanche {version}, but only {VERSIONS}x is known here; {advice}")
-    return python
 
 
 def run(name: str, job: Job, base: Path, interval: int, python: str) -> Outcome:
@@ -144,16 +114,7 @@ def run(name: str, job: Job, base: Path, interval: int, python: str) -> Outcome:
         path = Path(place) / "stream.npz"
         export(job, base, path)
         found = start(python, path, recipe(name, job), interval)
-    return Outcome(
-        name=f"avalanche:{name}",
-        seed=job.seed,
-        samples=found["samples"],
-        score=found["prequential_accuracy"],
-        final=found["final_accuracy"],
-        parameters=found["parameters"],
-        cpu_seconds=found["cpu_seconds"],
-        curve=[(rows, score) for rows, score in found["curve"]],
-    )
+    return of_script(f"avalanche:{name}", job.seed, found)
 
 
 def start(python: str, path: Path, recipe: Recipe, interval: int | None) -> dict[str, Any]:
@@ -163,15 +124,7 @@ def start(python: str, path: Path, recipe: Recipe, interval: int | None) -> dict
     experience are shuffled, as Avalanche does by itself.
     """
     settings = {**recipe.__dict__, "in_order": interval is not None, "interval": interval}
-    command = [python, str(SCRIPT), str(path), json.dumps(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
-    if done.returncode:
-        raise RunError(f"Avalanche's {recipe.learner} failed ({_last_line(done.stderr)})")
-    try:
-        found: dict[str, Any] = json.loads(_last_line(done.stdout))
-    except ValueError:
-        raise RunError(f"Avalanche's {recipe.learner} said no outcome, but '{_last_line(done.stdout)}'") from None
-    return found
+    return LIBRARY.start(python, SCRIPT, path, settings)
 
 
 def export(job: Job, base: Path, path: Path, scale: tuple[float, float] | None = None) -> None:
@@ -180,36 +133,21 @@ def export(job: Job, base: Path, path: Path, scale: tuple[float, float] | None =
     scale: mean and deviation of pixels in [0, 1]. Default: those of the first pictures.
     Raises InputError where they are too many to be held in memory.
     """
-    from planaria.train.evaluate import Evaluator
-
-    stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
-    evaluator = Evaluator(job.evaluation, stream, job.stream.task, job.seed)
-    parts: list[Features] = []
-    targets, contexts, held_out, count = [], [], [], 0
-    for rows in blocks(stream, job):
-        evaluator.take(rows)
-        parts.append(rows.select(slice(None)))
-        targets.append(rows.target)
-        held_out.append(rows.held_out)
-        contexts.append(np.zeros(len(rows), np.int64) if rows.context is None else rows.context)
-        count += len(rows)
-        _check_size(count, stream.fields)
-    raw = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    encode = Encoding.of(raw)
+    stream = read_whole(job, base, LIBRARY.name, _row_bytes)
+    encode = Encoding.of(stream.features)
     if stream.fields.image_shape is None:
         scale = (0.0, 1.0)
     columns: dict[str, Any] = {
-        "x": encode(raw),
-        "scale": scale or _scale(raw["image"][:FIRST_ROWS]),
-        "target": np.concatenate(targets),
-        "held_out": np.concatenate(held_out),
-        "visit": visits(np.concatenate(contexts)),
-        "classes": len(stream.labels),
+        "x": encode(stream.features),
+        "scale": scale or _scale(stream.features["image"][:FIRST_ROWS]),
+        "target": stream.target_R,
+        "held_out": stream.held_out_R,
+        "visit": visits(stream.context_R),
+        "classes": stream.classes,
     }
-    held = [found for found in map(evaluator.held_out, evaluator.seen) if found is not None]
-    for number, (features, target) in enumerate(held):
+    for number, (features, target) in enumerate(stream.held):
         columns |= {f"held_x_{number}": encode(features), f"held_target_{number}": target}
-    np.savez(path, **columns, held_contexts=len(held))
+    np.savez(path, **columns, held_contexts=len(stream.held))
 
 
 def visits(context_R: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -255,26 +193,11 @@ class Encoding:
         return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
-def _check_size(rows: int, fields: Fields) -> None:
+def _row_bytes(fields: Fields) -> int:
     inputs = math.prod(fields.image_shape) if fields.image_shape else len(fields.numeric)
-    inputs += len(fields.categorical) * fields.categories
-    if 4 * rows * inputs > MAX_BYTES:
-        raise InputError(
-            f"--peers: Avalanche's learners hold the whole stream in memory, and more than {rows} rows of up to "
-            f"{inputs} numbers are too many; add samples={MAX_BYTES // (4 * inputs)} or leave them out"
-        )
+    return 4 * (inputs + len(fields.categorical) * fields.categories)
 
 
 def _scale(images: npt.NDArray[Any]) -> tuple[float, float]:
     pixels = images.astype(np.float64) / (255 if images.dtype == np.uint8 else 1)
     return float(pixels.mean()), float(pixels.std()) or 1.0
-
-
-def _environment() -> dict[str, str]:
-    """Without the script's own folder on the path there, whose names are ours."""
-    return {**os.environ, "PYTHONSAFEPATH": "1"}
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else ""

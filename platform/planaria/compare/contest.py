@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from planaria.compare import avalanche_peers, river_peers
+from planaria.compare import avalanche_peers, capymoa_peers, river_peers
+from planaria.compare.interpreter import Library
 from planaria.compare.outcome import Outcome, to_json
 from planaria.errors import InputError, RunError
 from planaria.job import Job, load_job
@@ -35,10 +36,12 @@ class Contest:
     policies: tuple[str, ...]
     """Each a policy, or a policy and changes to it: "balanced,learner.loss=der++"."""
     peers: tuple[str, ...]
-    """Each "library:learner", of Avalanche's also with changes: "avalanche:replay,rate=0.1"."""
+    """Each "library:learner", of Avalanche's and CapyMOA's also with changes: "avalanche:replay,rate=0.1"."""
     seeds: tuple[int, ...]
     avalanche: str | None = None
     """A Python that has Avalanche; None is this one."""
+    capymoa: str | None = None
+    """A Python that has CapyMOA; None is this one."""
 
     def jobs(self) -> dict[tuple[str, int], Job]:
         """The job of every policy with every seed, in this process without Ray. Raises InputError."""
@@ -60,12 +63,30 @@ class Contest:
         for (peer, _), job in jobs.items():
             library, _, learner = peer.partition(":")
             if library not in _CHECKS or not learner:
-                raise InputError(f"--peers: '{peer}' is not known; give river:arf, avalanche:replay and the like")
+                raise InputError(
+                    f"--peers: '{peer}' is not known; give river:arf, avalanche:replay, capymoa:arf and the like"
+                )
             _CHECKS[library](learner, job)
         return jobs
 
+    def interpreters(self) -> dict[str, str]:
+        """A Python for each library that may live in another one and has a peer here. Raises InputError."""
+        asked = {peer.partition(":")[0] for peer in self.peers}
+        given = {"avalanche": self.avalanche, "capymoa": self.capymoa}
+        return {name: library.interpreter(given[name]) for name, library in _LIBRARIES.items() if name in asked}
 
-_CHECKS: Mapping[str, Callable[[str, Job], None]] = {"river": river_peers.check, "avalanche": avalanche_peers.check}
+
+_CHECKS: Mapping[str, Callable[[str, Job], None]] = {
+    "river": river_peers.check,
+    "avalanche": avalanche_peers.check,
+    "capymoa": capymoa_peers.check,
+}
+_LIBRARIES: Mapping[str, Library] = {"avalanche": avalanche_peers.LIBRARY, "capymoa": capymoa_peers.LIBRARY}
+_RUNS: Mapping[str, Callable[[str, Job, Path, int, str], Outcome]] = {
+    "avalanche": avalanche_peers.run,
+    "capymoa": capymoa_peers.run,
+}
+"""Of those in another Python."""
 
 
 def compare(
@@ -80,9 +101,7 @@ def compare(
         raise InputError("compare: nobody to compare; give --policies or --peers, and --seeds")
     if next(iter(jobs.values())).stream.follow:
         raise InputError("stream.follow: a stream without an end cannot be compared on; set it to false")
-    python = None
-    if any(peer.startswith("avalanche:") for peer in contest.peers):
-        python = avalanche_peers.interpreter(contest.avalanche)
+    pythons = contest.interpreters()
     base, context = Path.cwd(), multiprocessing.get_context("spawn")
     # Here, once for all contestants: what cannot be opened is told now, and what is to be made is made once.
     rows = {seed: _rows_of(job, base) for seed, job in {seed: job for (_, seed), job in jobs.items()}.items()}
@@ -93,7 +112,7 @@ def compare(
     outcomes: list[Outcome] = []
     with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as pool:
         waiting = {
-            pool.submit(_one, name, job, base, max(1, rows[seed] // POINTS), python): (name, seed)
+            pool.submit(_one, name, job, base, max(1, rows[seed] // POINTS), pythons): (name, seed)
             for (name, seed), job in jobs.items()
         }
         for done in as_completed(waiting):
@@ -132,7 +151,7 @@ def _policy_settings(policy: str) -> list[str]:
     return [f"policy={name}", *(f"policy.{change.strip()}" for change in changes)]
 
 
-def _one(name: str, job: Job, base: Path, interval: int, python: str | None) -> Outcome:
+def _one(name: str, job: Job, base: Path, interval: int, pythons: Mapping[str, str]) -> Outcome:
     """In a process of its own, on one thread: side by side, several would only get in each other's way."""
     import torch
 
@@ -140,9 +159,8 @@ def _one(name: str, job: Job, base: Path, interval: int, python: str | None) -> 
     library, _, learner = name.partition(":")
     if library == "river":
         return river_peers.run(learner, job, base, interval)
-    if library == "avalanche":
-        assert python is not None
-        return avalanche_peers.run(learner, job, base, interval, python)
+    if library in _RUNS:
+        return _RUNS[library](learner, job, base, interval, pythons[library])
     return _planaria(name, job, base, interval)
 
 

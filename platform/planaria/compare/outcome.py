@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,20 @@ class Curve:
         if self._open_rows == self.interval:
             self.points.append((self.rows, self._open_total / self._open_rows))
             self._open_rows, self._open_total = 0, 0.0
+
+
+def of_script(name: str, seed: int, found: Mapping[str, Any]) -> Outcome:
+    """From what a learner's script in another interpreter printed."""
+    return Outcome(
+        name=name,
+        seed=seed,
+        samples=found["samples"],
+        score=found["prequential_accuracy"],
+        final=found["final_accuracy"],
+        parameters=found["parameters"],
+        cpu_seconds=found["cpu_seconds"],
+        curve=[(rows, score) for rows, score in found["curve"]],
+    )
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:

@@ -15,11 +15,11 @@ import numpy as np
 
 from planaria.compare.blocks import blocks
 from planaria.compare.outcome import Curve, Outcome
+from planaria.compare.peer import check_table
 from planaria.errors import InputError, nearest
 from planaria.job import Job
 from planaria.signals import Fields, Rows
 from planaria.stream import open_stream
-from planaria.stream.sets import IMAGES
 
 
 def _forest(seed: int) -> Any:
@@ -75,8 +75,7 @@ REGRESSORS: Mapping[str, Callable[[int], Any]] = {"arf": _forest_regression}
 
 def check(name: str, job: Job) -> None:
     """Raises InputError where the peer cannot learn the job's stream."""
-    if job.stream.source in IMAGES or job.stream.features.image is not None:
-        raise InputError(f"--peers: river:{name} learns tables, but the stream holds pictures; leave it out")
+    check_table(f"river:{name}", job)
     known = CLASSIFIERS if job.stream.task == "classification" else REGRESSORS
     if name not in known:
         raise InputError(
