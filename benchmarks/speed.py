@@ -256,9 +256,9 @@ def watching() -> list[Figure]:
         folder = RunFolder(Path(scratch))
         folder.make()
         keeper = Keeper(run, folder, lambda number, state: None)
-        keeper.save("running")
+        keeper.save("running", run.state())
         glance = cpu_seconds(repeat(lambda: keeper.glance("running"), 50)) / 50
-        save = statistics.median(cpu_seconds(lambda: keeper.save("running")) for _ in range(5))
+        save = statistics.median(cpu_seconds(lambda: keeper.save("running", run.state())) for _ in range(5))
     # Both go by the clock, so their share of a step is their share of the time.
     glance_share, save_share = glance / GLANCE_EVERY_S, save / run.job.storage.checkpoint_every_s
     shares = [watch.seconds / WATCHED_STEPS / step for watch in (detect, sketched, averages)]

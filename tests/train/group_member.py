@@ -16,5 +16,6 @@ dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, worl
 group = TorchGroup()
 shards = [torch.randn(1_000, generator=torch.Generator().manual_seed(s)) * 10.0**s for s in range(4)]
 total = group.sum(tree_sum([shards[s] for s in own_shards(rank, size, 4)]))
-sys.stdout.write(json.dumps([total.tolist(), group.share(f"from {rank}"), group.spread(5, lambda at: (at, at**2))]))
+answers = [total.tolist(), group.share(f"from {rank}"), group.spread(5, lambda at: (at, at**2)), group.gather(rank)]
+sys.stdout.write(json.dumps(answers))
 dist.destroy_process_group()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save
 
 from planaria.job import Job
+from planaria.learn import optimizer_tensors
 from planaria.stream import open_stream
 from planaria.train.group import TorchGroup
 from planaria.train.lifelong import Lifelong
@@ -25,11 +27,13 @@ run = Lifelong(job, stream, TorchGroup(), torch.device("cpu"))
 run.begin()
 while run.row < rows and run.take_step() is not None:
     pass
-state = run.state()
-sums = {
-    name: hashlib.sha256(state[name]).hexdigest()
-    for name in ("model.safetensors", "optimizer.safetensors", "library.safetensors", "memory.arrow")
+equal = {
+    "model": save(run.model.state_dict()),
+    "optimizer": save(optimizer_tensors(run.optimizer, run.model.named_parameters())),
+    "library": run.recollection.file(),
+    "memory": b"".join(getattr(run.memory, name).tobytes() for name in ("target", "concept", "arrival", "loss")),
 }
+sums = {name: hashlib.sha256(content).hexdigest() for name, content in equal.items()}
 edits = [row["edit"] for row in run.account.records.rows("revisions")]
-sys.stdout.write(json.dumps([sums, edits, json.loads(state["state.json"])["recollection"]]))
+sys.stdout.write(json.dumps([sums, edits, run.recollection.state()]))
 dist.destroy_process_group()

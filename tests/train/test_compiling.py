@@ -30,8 +30,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _run(table: Path, **model: Any) -> Lifelong:
-    values = {
+def _run(table: Path, shards: int = 1, **model: Any) -> Lifelong:
+    values: dict[str, Any] = {
         "stream": {
             "source": "parquet",
             "path": str(table),
@@ -41,6 +41,7 @@ def _run(table: Path, **model: Any) -> Lifelong:
         "batch_rows": 16,
         "model": {"width": 8, "layers": 1, "head_width": 4, "mlp_width": 16, **model},
         "policy": {"controller": {"kind": "none"}, "learner": {"memory": {"rows": 64}, "readout": {"features": 16}}},
+        "scale": {"workers": 0, "shards": shards},
     }
     job = Job.model_validate(values)
     stream = open_stream(job.stream, seed=job.seed, base=Path.cwd(), hold_out_fraction=job.evaluation.hold_out_fraction)
@@ -85,6 +86,23 @@ def test_what_is_compiled_is_a_full_step_of_a_blueprint_that_stands(
     _live(run, 1_200)
     assert run.blueprint != narrow, "a label came"
     assert compiling.chosen(run.blueprint, 100, True) is not chosen and len(made) == 2
+
+
+def test_shards_are_compiled_for_one_number_of_rows(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def compiled(function: Any, **settings: Any) -> Any:
+        def noted(model: Any, features: dict[str, torch.Tensor]) -> Any:
+            sizes.append(len(features["numeric"]))
+            return function(model, features)
+
+        return noted
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    run = _run(table, shards=4, compile_after_rows=0)
+    run.begin()
+    _live(run, 800)
+    assert set(sizes) == {(16 + 16 + 4) // 4} and len(sizes) > 0.9 * 4 * run.step
 
 
 @pytest.mark.slow

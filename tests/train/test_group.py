@@ -30,10 +30,11 @@ def test_any_power_of_two_of_workers_sums_shards_to_equal_bits(size: int, tmp_pa
     ]
     answers = [json.loads(member.communicate(timeout=120)[0].splitlines()[-1]) for member in members]
     expected = Alone().sum(tree_sum(make_shards())).tolist()
-    for total, shared, spread in answers:
+    for rank, (total, shared, spread, gathered) in enumerate(answers):
         assert total == expected
         assert shared == "from 0"
         assert spread == [[at, at**2] for at in range(5)]
+        assert gathered == (list(range(size)) if rank == 0 else [])
 
 
 @pytest.mark.parametrize(("size", "shards"), [(1, 4), (2, 4), (3, 4), (4, 4), (2, 5)])

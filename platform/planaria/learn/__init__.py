@@ -25,6 +25,7 @@ from planaria.learn.optimizers import (
     put_in_order,
     reset_moments,
 )
+from planaria.learn.share import Share
 
 __all__ = [
     "DOUBTFUL",
@@ -35,6 +36,7 @@ __all__ = [
     "Renewal",
     "ReplayMemory",
     "RestoringFollower",
+    "Share",
     "Sums",
     "Teacher",
     "build_anchors",

@@ -1,4 +1,7 @@
-"""Replay memory: a bounded set of rows kept for rehearsal, equal on every worker, held in Arrow-compatible columns.
+"""Replay memory: a bounded set of rows kept for rehearsal, held in Arrow-compatible columns.
+
+What is small and decides is equal on every worker: targets, concepts, arrivals, losses, and who has which slot.
+Features and remembered outputs lie with the workers whose share they are (planaria.learn.share).
 
 Kinds: `reservoir` (Vitter 1985), `class_balanced` (CBRS: Chrysakis & Moens 2020), `ring` (the newest rows of each
 class: Lopez-Paz & Ranzato 2017, arXiv 1706.08840), `loss_aware` (after LARS: Buzzega et al. 2021, arXiv 2010.05595).
@@ -9,6 +12,8 @@ Which rows are admitted and which are replayed depends on (seed, row or step num
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from planaria.errors import InputError
+from planaria.learn.share import Share
 from planaria.policy import Memory
 from planaria.signals import Features, Task
 
@@ -24,6 +30,8 @@ _HELD_EVERY = 8
 """One slot in so many is held back from replay, where rows are held back at all."""
 _LEAST_GAP = 1e-3
 """loss_aware: nats by which even the row with the highest loss counts as below it."""
+_INDEX = ("target", "concept", "arrival", "loss")
+"""Columns that every worker holds."""
 UNSETTLED = -1
 """Concept of rows that came since the last shift, until it is known which concept that led to."""
 DOUBTFUL = -2
@@ -44,21 +52,34 @@ class _Draws:
         return self._generator
 
 
+@dataclass(frozen=True)
+class Held:
+    """What one worker holds of the features and remembered outputs: rows of its share of the slots, in their order."""
+
+    share: Share
+    columns: dict[str, npt.NDArray[Any]]
+
+
 class ReplayMemory:
     """Rows with their targets and the outputs the model gave for them."""
 
-    def __init__(self, settings: Memory, task: Task, seed: int, hold_back: bool = False) -> None:
+    def __init__(
+        self, settings: Memory, task: Task, seed: int, hold_back: bool = False, share: Share | None = None
+    ) -> None:
         """`hold_back` keeps an eighth of the rows out of replay: replayed rows are soon known by heart, and would
-        tell a decision that any change of the model makes it forget."""
+        tell a decision that any change of the model makes it forget. `share` is this worker's, without it all."""
         self.capacity = settings.rows
+        self.share = share or Share()
         self.hold_back = hold_back
         self.kind = settings.kind
         self.balanced = settings.kind != "reservoir" and task == "classification"
         self.task = task
         self._admit, self._replay, self._decide, self._hold = (_Draws(seed, purpose) for purpose in _PURPOSES)
         self.columns: dict[str, npt.NDArray[Any]] = {}
+        """Features of this worker's share."""
         self.target = np.zeros(self.capacity, np.int64 if task == "classification" else np.float32)
-        self.remembered = np.full((self.capacity, 1), np.nan, np.float32)
+        self.remembered = np.full((self.share.capacity(self.capacity), 1), np.nan, np.float32)
+        """Outputs for the rows of this worker's share, when they were kept."""
         self.concept = np.zeros(self.capacity, np.int64)
         """Of each slot's row: the detector's number of the concept that it came from, UNSETTLED or DOUBTFUL."""
         self.loss = np.zeros(self.capacity, np.float32)
@@ -146,21 +167,25 @@ class ReplayMemory:
         loss: npt.NDArray[np.float32] | float = 0.0,
     ) -> None:
         """Put rows into their slots, with their numbers in the stream, their concept (None while it is not known) and
-        what the model lost on them. A slot named twice keeps the later row."""
+        what the model lost on them. A slot named twice keeps the later row. `features` are those of the slots that
+        this worker's share holds, all else is of every slot."""
         if not self.columns:
-            self.columns = {n: np.zeros((self.capacity, *v.shape[1:]), v.dtype) for n, v in features.items()}
+            places = self.share.capacity(self.capacity)
+            self.columns = {n: np.zeros((places, *v.shape[1:]), v.dtype) for n, v in features.items()}
         if output.shape[1] > self.remembered.shape[1]:
-            wider = np.full((self.capacity, output.shape[1]), np.nan, np.float32)
+            wider = np.full((len(self.remembered), output.shape[1]), np.nan, np.float32)
             wider[:, : self.remembered.shape[1]] = self.remembered
             self.remembered = wider
+        held = self.share.holds(slots)
+        places_H = self.share.places(slots[held])
         for name, values in features.items():
-            self.columns[name][slots] = values
+            self.columns[name][places_H] = values
         self.target[slots] = target
         self.arrival[slots] = arrival
         self.loss[slots] = loss
         self.concept[slots] = UNSETTLED if concept is None else concept
-        self.remembered[slots] = np.nan
-        self.remembered[slots, : output.shape[1]] = output
+        self.remembered[places_H] = np.nan
+        self.remembered[places_H, : output.shape[1]] = output[held]
 
     def draw(self, rows: int, step: int, *, to_decide: bool = False) -> npt.NDArray[np.int64]:
         """Slots to replay at this step, none of them of an excluded concept: without replacement while there are
@@ -200,19 +225,34 @@ class ReplayMemory:
         self.concept[since] = UNSETTLED if concept is None else concept
 
     def select(self, slots: npt.NDArray[np.int64]) -> Features:
-        return {name: column[slots] for name, column in self.columns.items()}
+        """Features of slots that this worker's share holds."""
+        places = self.share.places(slots)
+        return {name: column[places] for name, column in self.columns.items()}
 
     def remembered_outputs(self, slots: npt.NDArray[np.int64], outputs: int) -> npt.NDArray[np.float32]:
-        """What the model answered when the rows were kept, shape [R, outputs]; NaN for classes not known then."""
+        """What the model answered when the rows were kept, shape [R, outputs]; NaN for classes not known then. The
+        slots are of this worker's share."""
         padded = np.full((len(slots), outputs), np.nan, np.float32)
         known = min(outputs, self.remembered.shape[1])
-        padded[:, :known] = self.remembered[slots, :known]
+        padded[:, :known] = self.remembered[self.share.places(slots), :known]
         return padded
 
-    def to_arrow(self) -> pa.Table:
-        """All of it as one Arrow table (columns are views of the memory, not copies); `load_arrow` takes it back."""
-        stored = {**self.columns, "target": self.target, "remembered": self.remembered}
-        stored |= {"concept": self.concept, "arrival": self.arrival, "loss": self.loss}
+    @property
+    def held_bytes(self) -> int:
+        """Of the features and outputs that lie with this worker."""
+        return sum(column.nbytes for column in (*self.columns.values(), self.remembered))
+
+    def held_here(self) -> Held:
+        """This worker's share of the filled slots, as views."""
+        filled = len(self.share.slots(self.rows))
+        columns = {name: column[:filled] for name, column in self.columns.items()}
+        return Held(self.share, {**columns, "remembered": self.remembered[:filled]})
+
+    def to_arrow(self, shares: Sequence[Held] | None = None) -> pa.Table:
+        """All of it as one Arrow table, of all workers' shares, or of this one's where that is all (then columns are
+        views of the memory, not copies); `load_arrow` takes it back."""
+        stored = self._whole(shares or (self.held_here(),))
+        stored |= {name: getattr(self, name)[: self.rows] for name in _INDEX}
         about = {
             "columns": {name: [list(column.shape[1:]), column.dtype.str] for name, column in stored.items()},
             "seen": self.seen,
@@ -220,23 +260,39 @@ class ReplayMemory:
             "slots_per_class": list(self._slots_per_class.items()),
             "full": sorted(self._full),
         }
-        columns = {name: _to_arrow(column[: self.rows]) for name, column in stored.items() if _width(column)}
+        columns = {name: _to_arrow(column) for name, column in stored.items() if _width(column)}
         return pa.table(columns).replace_schema_metadata({"planaria": json.dumps(about)})
 
+    def _whole(self, shares: Sequence[Held]) -> dict[str, npt.NDArray[Any]]:
+        """The rows of all filled slots."""
+        first, *others = shares
+        if not others:
+            assert first.share.is_whole, "a share is not the memory"
+            return dict(first.columns)
+        whole = {name: np.empty((self.rows, *c.shape[1:]), c.dtype) for name, c in first.columns.items()}
+        for one in shares:
+            for name, column in one.columns.items():
+                whole[name][one.share.slots(self.rows)] = column
+        return whole
+
     def load_arrow(self, table: pa.Table) -> None:
-        """Raises InputError where the table is not a memory of this capacity."""
+        """Take the index, and this worker's share. Raises InputError where the table is not such a memory."""
         try:
             about = json.loads(table.schema.metadata[b"planaria"])
             if table.num_rows > self.capacity:
                 raise ValueError(f"{table.num_rows} rows do not fit into {self.capacity}")
+            own = self.share.slots(table.num_rows)
             stored = {}
             for name, (shape, dtype) in about["columns"].items():
-                stored[name] = np.zeros((self.capacity, *shape), np.dtype(dtype))
+                shared = name not in _INDEX
+                places = self.share.capacity(self.capacity) if shared else self.capacity
+                stored[name] = np.zeros((places, *shape), np.dtype(dtype))
                 if _width(stored[name]):
                     flat = table.column(name).combine_chunks()
                     values = flat.flatten() if pa.types.is_fixed_size_list(flat.type) else flat
-                    held = values.to_numpy(zero_copy_only=False).reshape(table.num_rows, *shape)
-                    stored[name][: table.num_rows] = held
+                    rows = values.to_numpy(zero_copy_only=False).reshape(table.num_rows, *shape)
+                    mine = rows[own] if shared and not self.share.is_whole else rows
+                    stored[name][: len(mine)] = mine
             self.target, self.remembered = stored.pop("target"), stored.pop("remembered")
             # Tables from before concepts were told apart do not have these.
             self.concept = stored.pop("concept", np.zeros(self.capacity, np.int64))

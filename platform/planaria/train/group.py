@@ -33,6 +33,9 @@ class Group(Protocol):
     def spread(self, count: int, work: Callable[[int], T]) -> list[T]:
         """[work(0), ..., work(count - 1)], each done by one worker and known to all."""
 
+    def gather(self, value: T) -> list[T]:
+        """Every worker's value, by rank, on rank 0; nothing elsewhere."""
+
 
 class Alone:
     """One process, no communication."""
@@ -47,6 +50,9 @@ class Alone:
 
     def spread(self, count: int, work: Callable[[int], T]) -> list[T]:
         return [work(at) for at in range(count)]
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
 
 
 class TorchGroup:
@@ -75,6 +81,11 @@ class TorchGroup:
         dist.all_gather_object(boxes, mine)
         done = {at: value for box in boxes for at, value in box.items()}
         return [done[at] for at in range(count)]
+
+    def gather(self, value: T) -> list[T]:
+        boxes: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(value, boxes, dst=0)
+        return boxes or []
 
 
 def agree(group: Group, problem: str | None) -> None:

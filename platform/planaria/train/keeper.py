@@ -20,10 +20,12 @@ from planaria.model import save_model
 from planaria.train.checkpoint import CheckpointStore, step_of
 from planaria.train.folder import RunFolder
 from planaria.train.group import agree
-from planaria.train.lifelong import Lifelong
+from planaria.train.lifelong import Lifelong, Tick
 
 logger = logging.getLogger(__name__)
 
+State = Mapping[str, bytes]
+"""Of a run, as a checkpoint holds it: see Lifelong.state, which all workers call together."""
 GLANCE_EVERY_S = 1.0
 REPORT_EVERY_S = 10.0
 
@@ -52,38 +54,43 @@ class Keeper:
         self._saved_step = -1
         self._rate_from = (now, run.row)
 
-    def start(self, restored: bool) -> None:
-        """Note that workers begin; a first checkpoint makes sure that nothing is ever done twice."""
-        self._guard(lambda: self._start(restored))
+    def start(self, first: State | None) -> None:
+        """Note that workers begin; a first checkpoint, of a run that was not restored, makes sure that nothing is ever
+        done twice."""
+        self._guard(lambda: self._start(first))
 
-    def _start(self, restored: bool) -> None:
+    def _start(self, first: State | None) -> None:
         line = {"time": time.time(), "step": self.run.step, "workers": self.run.group.size, "message": self.message}
         with self.folder.starts.open("a") as starts:
             starts.write(json.dumps(line) + "\n")
-        if restored:
+        if first is None:
             self._saved_step = self.run.step
             self.summarise(self.run.summary("running"))
         else:
-            self.save("running")
+            self.save("running", first)
 
-    def wants(self) -> tuple[bool, bool]:
-        """(stop, report): what rank 0 asks all workers to agree on in the next step."""
+    def wants(self) -> Tick:
+        """What rank 0 asks all workers to agree on in the next step."""
         now = time.monotonic()
         if now - self._glanced >= GLANCE_EVERY_S:
             self._glanced = now
             self.stopping = self.stopping or self.folder.stop_mark.exists()
             self._guard(lambda: self.glance("running"))
-        return self.stopping, now - self._reported >= REPORT_EVERY_S
+        checkpoint = now - self._saved >= self.checkpoint_every_s
+        return Tick(self.stopping, now - self._reported >= REPORT_EVERY_S, checkpoint)
 
-    def wait(self) -> bool:
-        """Called again and again while the stream has no rows: whether to stop. Keeps what was done so far."""
+    def wait(self) -> Tick:
+        """Called again and again while the stream has no rows: whether to stop, and to keep what was done so far."""
         now = time.monotonic()
         if now - self._glanced >= GLANCE_EVERY_S:
             self._glanced = now
             self._guard(lambda: self.glance("waiting"))
-        if now - self._saved >= self.checkpoint_every_s and self._saved_step != self.run.step:
-            self._guard(lambda: self.save("waiting"))
-        return self.stopping or self.folder.stop_mark.exists()
+        checkpoint = now - self._saved >= self.checkpoint_every_s and self._saved_step != self.run.step
+        return Tick(self.stopping or self.folder.stop_mark.exists(), checkpoint=checkpoint)
+
+    def keep(self, state: State) -> None:
+        """A checkpoint of a run that waits."""
+        self._guard(lambda: self.save("waiting", state))
 
     def keep_model(self) -> None:
         """Before an edit: keep the revision that ends, if it lived long enough, and only the newest few of those."""
@@ -102,15 +109,16 @@ class Keeper:
         for old in sorted(self.folder.models.iterdir())[: -self.run.job.record.register_newest]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def after_step(self, reported: bool) -> None:
+    def after_step(self, reported: bool, state: State | None = None) -> None:
+        """`state` is there where a checkpoint is due."""
         now = time.monotonic()
         if reported:
             self._reported = now
         if reported or self.run.controller.decisions != self._published:
             self._published = self.run.controller.decisions
             self.publish(self.run.step, self.run.controller.state())
-        if now - self._saved >= self.checkpoint_every_s:
-            self._guard(lambda: self.save("running"))
+        if state is not None:
+            self._guard(lambda: self.save("running", state))
 
     def _guard(self, work: Callable[[], None]) -> None:
         """A folder that cannot be written stops the run on all workers together, rather than this one alone."""
@@ -128,22 +136,17 @@ class Keeper:
             f"`planaria resume {self.folder.path}`"
         )
 
-    def save(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
+    def save(self, status: str, state: State, summary: Mapping[str, Any] | None = None) -> None:
         """Checkpoint, tables and summary, in this order: what is shown is never ahead of what can be resumed."""
-        self.store.save(self.run.step, self.run.state())
+        self.store.save(self.run.step, state)
         self.run.account.records.write(self.folder.path)
         self.folder.write_json(self.folder.learned, self.run.controller.judge.state())
         self.summarise({**(summary or self.run.summary(status))})
         self._saved, self._saved_step = time.monotonic(), self.run.step
 
-    def end(self, status: str) -> dict[str, Any]:
+    def end(self, status: str, state: State) -> dict[str, Any]:
         """The last word on a run that ends between two steps, "stopped" or "failed". Raises RunError."""
-        try:
-            self.save(status)
-            self.glance(status)
-        except OSError as error:
-            raise RunError(self._in_words(error)) from None
-        return self.folder.read_json(self.folder.summary)
+        return self._last_word(lambda: self.save(status, state), status)
 
     def summarise(self, summary: dict[str, Any]) -> None:
         kept = self.folder.read_json(self.folder.summary)
@@ -151,16 +154,23 @@ class Keeper:
         run_id = kept.get("mlflow_run_id")
         self.folder.write_json(self.folder.summary, {**summary, "restarts": restarts, "mlflow_run_id": run_id})
 
-    def finish(self, status: str) -> dict[str, Any]:
-        """Write the end of a run that is done; the checkpoint is that of the last step. Raises RunError."""
-        final = self.run.finish()
+    def finish(self, status: str, final: Mapping[int, tuple[float, float]], state: State) -> dict[str, Any]:
+        """Write the end of a run that is done; `final` is what it came to (Lifelong.finish), and the checkpoint is that
+        of the last step. Raises RunError."""
         summary = self.run.summary(status, final)
-        try:
+
+        def work() -> None:
             save_model(self.run.model, self.folder.served, self.run.encoding())
-            self.save(status, summary)
-            self.glance(status)
-        except (OSError, SafetensorError) as error:
-            raise RunError(self._in_words(error)) from None
+            self.save(status, state, summary)
+
+        return self._last_word(work, status)
+
+    def _last_word(self, work: Callable[[], None], status: str) -> dict[str, Any]:
+        self._guard(work)
+        if self.failure is None:
+            self._guard(lambda: self.glance(status))
+        if self.failure is not None:
+            raise RunError(self.failure)
         return self.folder.read_json(self.folder.summary)
 
     def glance(self, status: str) -> None:

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,7 @@ from planaria.learn import (
     OptimizerFollower,
     ReplayMemory,
     RestoringFollower,
+    Share,
     build_objective,
     build_optimizer,
     clip_gradients,
@@ -66,6 +67,7 @@ from planaria.train.reading import Reading, pass_through
 from planaria.train.recollection import FILE as RECOLLECTION_FILE
 from planaria.train.recollection import Recollection
 from planaria.train.renewing import Renewing
+from planaria.train.shares import Part, gather_rows, share_out
 from planaria.train.workbench import CALIBRATION_ROWS, Workbench, treat
 
 RECENT_ROWS = 1_024
@@ -76,14 +78,21 @@ SKETCH_FEATURES = 32
 _FIRST_STEP_ROWS = 4
 """Of a job whose first steps are small."""
 _EVALUATION_ROWS = 512
+_WISHES = 3
+"""Fields of a Tick."""
 
 
 @dataclass(frozen=True)
 class Tick:
-    """What happened in one step, for whoever keeps the run's folder."""
+    """What is to be done after a step by whoever keeps the run's folder: rank 0 wishes it, and all workers agree on it
+    in the step's collective."""
 
     stopped: bool = False
     report: bool = False
+    checkpoint: bool = False
+
+
+QUIET = Tick()
 
 
 class Lifelong:
@@ -95,7 +104,8 @@ class Lifelong:
         self.shards = job.scale.shard_count
         policy = job.policy
         hold_back = policy.controller.kind != "none" or policy.learner.readout is not None
-        self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, hold_back)
+        share = Share(self.shards, own_shards(group.rank, group.size, self.shards))
+        self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, hold_back, share)
         self.objective = build_objective(policy.learner)
         self.protection, self.renewing = Protection(policy.learner), Renewing(policy.learner)
         self.reading = Reading(policy.learner, self.task, job.seed)
@@ -111,8 +121,10 @@ class Lifelong:
         self.model: ElasticTransformer
         self.optimizer: torch.optim.Optimizer
         self.parameters: list[nn.Parameter]
-        self.stop_waiting: Callable[[], bool] = lambda: False
-        """Asked by rank 0 while it waits for new files."""
+        self.while_waiting: Callable[[], Tick] = Tick
+        """Asked by rank 0 while it waits for new files: what is to be done meanwhile."""
+        self.keep: Callable[[Mapping[str, bytes]], None] = lambda state: None
+        """Given the state where a checkpoint is due meanwhile."""
         self.before_edit: Callable[[], None] = lambda: None
         """Told that the model is about to be operated on: the last moment to keep it as it is."""
         self.exchange: Exchange = lambda lent: None
@@ -152,13 +164,13 @@ class Lifelong:
         self.account.open_revision(blueprint, parent=None, cause="start", why="the blueprint that the job asks for")
         return True
 
-    def take_step(self, *, stop: bool = False, report: bool = False) -> Tick | None:
+    def take_step(self, wish: Tick = QUIET) -> Tick | None:
         """One global step; None when the stream (or the job's `samples`) has ended.
 
-        `stop` and `report` are rank 0's wishes; the returned tick says what all workers agreed on.
+        `wish` is rank 0's; the returned tick is what all workers agreed on.
         """
         began = time.perf_counter()
-        rows = self._next_rows(stop, self._step_rows)
+        rows = self._next_rows(wish.stopped, self._step_rows)
         if rows is None:
             return Tick(stopped=True)
         if not len(rows):
@@ -174,8 +186,8 @@ class Lifelong:
         left_context = self.evaluator.take(rows)
         if left_context:
             self.evaluator.measure(self.group.spread, self._score)
-        judged = self.memory.held(self.reading.drawn(len(rows)), self.step)
-        seen, tick, told = self._learn(rows, judged, stop, report)
+        judged = self.memory.share.by_shard(self.memory.held(self.reading.drawn(len(rows)), self.step))
+        seen, tick, told = self._learn(rows, judged, wish)
         kept_apart = self._remember(rows, seen)
         self._read(rows, judged, told, kept_apart)
         self.account.add(seen, time.perf_counter() - began)
@@ -189,11 +201,6 @@ class Lifelong:
         final = self.evaluator.measure(self.group.spread, self._score)
         self.account.close()
         return final
-
-    def finish_quietly(self) -> dict[str, Any]:
-        """`finish` for workers that keep no folder."""
-        self.finish()
-        return {}
 
     # -- one step
 
@@ -214,42 +221,45 @@ class Lifelong:
         if not self.job.stream.follow:
             return self.stream.read(self.row, count)
         while True:
-            known, stop, problem = self.group.share(self._look(count, stop))
+            known, due, problem = self.group.share(self._look(count, stop))
             if problem is not None:
                 raise RunError(problem)
             if known == count:
                 return self.stream.read(self.row, count)
-            if stop:
+            if due.checkpoint:
+                self.keep(self.state())
+            if due.stopped:
                 return None
             time.sleep(self.job.stream.follow_poll_s)
 
-    def _look(self, count: int, stop: bool) -> tuple[int, bool, str | None]:
-        """On rank 0: how many of `count` rows have arrived, whether to stop, and what is wrong with the files."""
+    def _look(self, count: int, stop: bool) -> tuple[int, Tick, str | None]:
+        """On rank 0: how many of `count` rows have arrived, what to do meanwhile, and what is wrong with the files."""
         if self.group.rank != 0:
-            return 0, stop, None
+            return 0, QUIET, None
         try:
             known = min(count, self.stream.available(self.row))
         except RunError as error:
-            return 0, stop, str(error)
-        return known, stop or (known < count and self.stop_waiting()), None
+            return 0, QUIET, str(error)
+        if known == count or stop:
+            return known, Tick(stopped=stop), None
+        return known, self.while_waiting(), None
 
-    def _learn(
-        self, rows: Rows, judged: npt.NDArray[np.int64], stop: bool, report: bool
-    ) -> tuple[StepReport, Tick, Tensor]:
+    def _learn(self, rows: Rows, judged: npt.NDArray[np.int64], wish: Tick) -> tuple[StepReport, Tick, Tensor]:
         """Forward, backward, one collective, one optimizer step. The last of what it returns is for the readout."""
         if self.blueprint.numeric:
             self.model.observe(self._tensors({"numeric": rows.select(slice(None))["numeric"]}))
-        replay = self.memory.draw(self._replayed(len(rows)), self.step)
+        replay = self.memory.share.by_shard(self.memory.draw(self._replayed(len(rows)), self.step))
         alone = self.group.size == 1 and self.shards == 1
-        parts: list[Tensor] = []
+        parts = share_out(len(rows), replay, judged, self.shards)
+        vectors: list[Tensor] = []
         for shard in own_shards(self.group.rank, self.group.size, self.shards):
             for parameter in self.parameters:
                 parameter.grad = None
-            statistics = self._shard(shard, rows, replay, judged)
-            if (stop or report) and self.group.rank == 0 and not parts:
-                statistics[-2], statistics[-1] = float(stop), float(report)
-            parts.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
-        vector = self.group.sum(tree_sum(parts))
+            statistics = self._shard(parts[shard], rows, replay, judged)
+            if wish != QUIET and self.group.rank == 0 and not vectors:
+                statistics[-_WISHES:] = torch.tensor(astuple(wish), dtype=statistics.dtype)
+            vectors.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
+        vector = self.group.sum(tree_sum(vectors))
         if not alone:
             self._take_gradients(vector)
         lengths = self._lengths(len(rows), len(replay), len(judged))
@@ -271,7 +281,7 @@ class Lifelong:
             self.memory.loss[replay] = lost_again.cpu().numpy()
         if self.task == "regression":
             self.model.output.observe(self._target(rows.target))
-        return seen, Tick(stopped=bool(wishes[0]), report=bool(wishes[1])), told
+        return seen, Tick(*(bool(agreed) for agreed in wishes)), told
 
     def _read(self, rows: Rows, judged: npt.NDArray[np.int64], told: Tensor, kept_apart: set[int]) -> None:
         """Let the readout learn the step's rows, but for those that memory keeps apart to judge by."""
@@ -292,24 +302,24 @@ class Lifelong:
         learned = np.flatnonzero(~rows.held_out & ~np.isin(number, self.reading.withheld))
         return self._tensors(rows.select(learned)), self._target(rows.target[learned])
 
-    def _shard(self, shard: int, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> Tensor:
+    def _shard(self, part: Part, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> Tensor:
         """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads."""
-        low, high = _block(shard, self.shards, len(rows))
-        slots = replay[slice(*_block(shard, self.shards, len(replay)))]
+        low, high = part.fresh.start, part.fresh.stop
+        slots = replay[part.replayed]
         outputs = self.blueprint.outputs
         total, features_wide = len(rows), SKETCH_FEATURES
         lengths = self._lengths(total, len(replay), len(judged))
         everything = torch.zeros(sum(lengths), device=self.device)
         reference, usage, lost_again, told, statistics = torch.split(everything, lengths)
-        judging = slice(*_block(shard, self.shards, len(judged)))
-        if high == low and not len(slots) and not len(judged[judging]):
+        beside = np.concatenate((slots, judged[part.judged]))
+        if high == low and not len(beside):
             return everything
-        fresh = rows.select(slice(low, high))
-        beside = np.concatenate((slots, judged[judging]))
+        fresh = rows.select(part.fresh)
         batch = _join(fresh, self.memory.select(beside)) if len(beside) else fresh
         target = self._target(np.concatenate((rows.target[low:high], self.memory.target[beside])))
         features = self._tensors(batch)
-        passing = self.compiling.chosen(self.blueprint, self.account.life.samples, self._full(rows, replay, judged))
+        full = part.even and self._full(rows, replay, judged)
+        passing = self.compiling.chosen(self.blueprint, self.account.life.samples, full)
         with self._precision(), self.renewing.watching(self.model, usage, total + len(replay)):
             output, answer, to_read = passing(self.model, features)
         spread = self.model.output.spread
@@ -340,16 +350,17 @@ class Lifelong:
             told_loss = loss[:count] if answer is output else row_loss(self.task, fresh_answer, target[:count], spread)
             statistics[low:high] = told_loss
             if len(lost_again):
-                lost_again[slice(*_block(shard, self.shards, len(replay)))] = loss[count : count + len(slots)]
+                lost_again[part.replayed] = loss[count : count + len(slots)]
             if to_read is not None:
                 told.view(total + len(judged), -1)[low:high] = to_read[:count]
-                told.view(total + len(judged), -1)[total:][judging] = to_read[count + len(slots) :]
+                told.view(total + len(judged), -1)[total:][part.judged] = to_read[count + len(slots) :]
             statistics[total + low : total + high] = row_error(self.task, fresh_answer, target[:count])
             at = 2 * total
             statistics[at : at + total * outputs].view(total, outputs)[low:high] = output[:count]
             at += total * outputs
-            sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
-            statistics[at : at + total * features_wide].view(total, features_wide)[low:high] = sketch
+            if count:
+                sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
+                statistics[at : at + total * features_wide].view(total, features_wide)[low:high] = sketch
         return everything
 
     def _full(self, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> bool:
@@ -365,10 +376,10 @@ class Lifelong:
     def _lengths(self, rows: int, replayed: int, judged: int) -> list[int]:
         """Of the parts of what a shard returns: the replayed rows' gradient, where it is kept apart; what hidden units
         did, where it is watched; replayed rows' losses, where the memory asks; what a readout learns from fresh
-        rows and is judged by; statistics, which are each fresh row's loss, error, outputs and sketch, and two
+        rows and is judged by; statistics, which are each fresh row's loss, error, outputs and sketch, and rank 0's
         wishes."""
         reference = sum(p.numel() for p in self.parameters) if self._projects else 0
-        statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + 2
+        statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + _WISHES
         again = replayed if self.memory.kind == "loss_aware" else 0
         told = (rows + judged) * self.reading.width(self.model)
         return [reference, self.renewing.length(self.model), again, told, statistics]
@@ -411,7 +422,7 @@ class Lifelong:
             at, slots = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
             self.memory.store(
                 slots,
-                rows.select(at),
+                rows.select(at[self.memory.share.holds(slots)]),
                 rows.target[at],
                 seen.output_BC[at],
                 rows.start + at,
@@ -585,7 +596,9 @@ class Lifelong:
         held = self.memory.held(MEMORY_ROWS, self.step)
         slots = np.concatenate((self.memory.draw(MEMORY_ROWS, self.step, to_decide=True), held))
         recent = rows.select(learned)
-        remembered = self.memory.select(slots) if len(slots) else {n: v[:0] for n, v in recent.items()}
+        remembered = (
+            gather_rows(self.memory, slots, self.group) if len(slots) else {n: v[:0] for n, v in recent.items()}
+        )
         evidence = Evidence(
             recent=self._tensors(recent),
             recent_target=self._target(rows.target[learned]),
@@ -627,7 +640,9 @@ class Lifelong:
         at = np.flatnonzero(~newest.held_out)
         slots = self.memory.held(remembered, self.step, excluded=True)
         rows_new = newest.select(at)
-        features = self._tensors(_join(rows_new, self.memory.select(slots)) if len(slots) else rows_new)
+        features = self._tensors(
+            _join(rows_new, gather_rows(self.memory, slots, self.group)) if len(slots) else rows_new
+        )
         target = self._target(np.concatenate((newest.target[at], self.memory.target[slots])))
 
         def lost(number: int) -> Trial:
@@ -684,7 +699,11 @@ class Lifelong:
     # -- state
 
     def state(self) -> dict[str, bytes]:
-        """Everything that the run's future depends on, as files without code."""
+        """Everything that the run's future depends on, as files without code. All workers call it together: rank 0
+        gathers their shares of the memory, and elsewhere it is empty."""
+        shares = self.group.gather(self.memory.held_here())
+        if self.group.rank != 0:
+            return {}
         about = {
             "seed": self.job.seed,
             "account": self.account.state(),
@@ -705,7 +724,7 @@ class Lifelong:
             **self.protection.files(self.model),
             **self.renewing.files(),
             **self.reading.files(),
-            "memory.arrow": table_bytes(self.memory.to_arrow()),
+            "memory.arrow": table_bytes(self.memory.to_arrow(shares)),
             "records.arrow": self.account.records.state(),
             RECOLLECTION_FILE: self.recollection.file(),
             **self.evaluator.files(),
@@ -773,7 +792,3 @@ def _tensor(column: npt.NDArray[Any]) -> Tensor:
 
 def _join(fresh: Features, replayed: Features) -> Features:
     return {name: np.concatenate((column, replayed[name])) for name, column in fresh.items()}
-
-
-def _block(shard: int, shards: int, rows: int) -> tuple[int, int]:
-    return shard * rows // shards, (shard + 1) * rows // shards

@@ -26,7 +26,7 @@ from planaria.train.checkpoint import CheckpointStore
 from planaria.train.folder import RunFolder
 from planaria.train.group import Alone, Group, TorchGroup, agree
 from planaria.train.keeper import Keeper, restore
-from planaria.train.lifelong import Lifelong
+from planaria.train.lifelong import QUIET, Lifelong, Tick
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def live(
     with contextlib.ExitStack() as held:
         stream = _open(job, folder, base, group, held)
         run = Lifelong(job, stream, group, device)
-        run.stop_waiting = _WaitForFirstRows(folder)
+        run.while_waiting = _WaitForFirstRows(folder)
         restored = restore(run, CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints))
         if restored.step is None:
             if not run.begin():
@@ -65,15 +65,27 @@ def live(
         keeper = Keeper(run, folder, tell, restored.message) if group.rank == 0 else None
         if exchange is not None:
             run.exchange = exchange
+        first = run.state() if restored.step is None else None
         if keeper is not None:
-            run.stop_waiting, run.before_edit = keeper.wait, keeper.keep_model
-            keeper.start(restored.step is not None)
+            run.while_waiting, run.keep, run.before_edit = keeper.wait, keeper.keep, keeper.keep_model
+            keeper.start(first)
         try:
             return _step_by_step(run, keeper, report, report_rows)
         except RunError:
-            if keeper is not None and keeper.failure is None and run.between_steps:
-                keeper.end("failed")
+            if run.between_steps and (keeper is None or keeper.failure is None):
+                _keep_what_was_done(run, keeper)
             raise
+
+
+def _keep_what_was_done(run: Lifelong, keeper: Keeper | None) -> None:
+    """All workers fail together, so that they can gather a last checkpoint; one that fails alone has the one before."""
+    try:
+        state = run.state()
+    except RuntimeError as error:  # of the collective
+        logger.warning("no checkpoint of the failure: %s", error)
+        return
+    if keeper is not None:
+        keeper.end("failed", state)
 
 
 def _open(job: Job, folder: RunFolder, base: Path, group: Group, held: contextlib.ExitStack) -> Stream:
@@ -96,21 +108,22 @@ def _step_by_step(
 ) -> dict[str, Any]:
     while True:
         first = run.row
-        stop, wants_report = keeper.wants() if keeper is not None else (False, False)
-        tick = run.take_step(stop=stop, report=wants_report)
+        tick = run.take_step(keeper.wants() if keeper is not None else QUIET)
         if tick is None:
-            return keeper.finish("done") if keeper is not None else run.finish_quietly()
+            final, state = run.finish(), run.state()
+            return keeper.finish("done", final, state) if keeper is not None else {}
         due = tick.report if report_rows is None else run.row // report_rows > first // report_rows
         if due:
             report(_progress(run))
+        state = run.state() if tick.checkpoint or tick.stopped else {}
         if keeper is not None:
-            keeper.after_step(tick.report)
+            keeper.after_step(tick.report, state if tick.checkpoint and not tick.stopped else None)
         if tick.stopped:
             if keeper is None:
                 return {}
             if keeper.failure is not None:
                 raise RunError(keeper.failure)
-            return keeper.end("stopped")
+            return keeper.end("stopped", state)
 
 
 def _progress(run: Lifelong) -> dict[str, Any]:
@@ -126,10 +139,10 @@ class _WaitForFirstRows:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
-    def __call__(self) -> bool:
+    def __call__(self) -> Tick:
         with contextlib.suppress(RunError):
             self.folder.write_json(self.folder.live, {"status": "waiting", "time": time.time(), "samples": 0})
-        return self.folder.stop_mark.exists()
+        return Tick(stopped=self.folder.stop_mark.exists())
 
 
 def _stopped_before_it_began(job: Job, folder: RunFolder, group: Group) -> dict[str, Any]:
