@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
 from planaria.errors import InputError
@@ -89,7 +90,7 @@ class Blueprint:
         assert self.image_shape is not None
         return self.image_shape[0] * self.patch**2
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Trainable numbers, counted from the shapes. What a readout solves is not trained."""
         d, m = self.width, self.mlp_width
@@ -107,7 +108,7 @@ class Blueprint:
         )
         return inputs + d + attention + mlp + differences + self.layers * 4 * d + 2 * d + (d + 1) * self.outputs
 
-    @property
+    @cached_property
     def flops_per_sample(self) -> int:
         """Multiply-adds x 2 of the transformer's forward pass, whose last layer answers for the class token alone."""
         d, m, t = self.width, self.mlp_width, self.tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from planaria.learn import Sums, ridge
+from planaria.learn import Products, Sums, ridge
 
 
 def _rows(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,6 +34,19 @@ def test_a_pull_draws_the_weights_to_zero_but_not_the_constant() -> None:
     weights = ridge(sums.gram_DD, sums.cross_DC, 1e9)
     assert weights[:-1].abs().max() < 1e-3
     torch.testing.assert_close(weights[-1], target.mean(0) + 7, rtol=1e-3, atol=1e-3)
+
+
+def test_rows_taken_in_by_their_products_count_as_rows_do_and_fade_with_them() -> None:
+    first, second = _rows(50, 1), _rows(40, 2)
+    one, other = _of(first), Sums.empty(5, 2, torch.device("cpu"))
+    other.absorb(Products.of(*first))
+    for sums in (one, other):
+        sums.fade(0.5)
+    one.add(*second)
+    other.absorb(Products.of(*second))
+    torch.testing.assert_close(one.gram_DD, other.gram_DD)
+    torch.testing.assert_close(one.cross_DC, other.cross_DC)
+    assert one.rows == other.rows == pytest.approx(65)
 
 
 def test_rows_taken_out_again_leave_no_trace() -> None:

@@ -47,7 +47,7 @@ def _read(blueprint: Blueprint) -> tuple[ElasticTransformer, dict[str, torch.Ten
     assert model.readout is not None
     model.readout.features.fit(features, seed=1)
     torch.nn.init.normal_(model.readout.all_DC, std=0.05)
-    torch.nn.init.ones_(model.readout.weight_E)
+    torch.nn.init.ones_(model.readout.trust_V)
     return model, features
 
 
@@ -122,7 +122,7 @@ def test_rows_are_read_by_the_regression_of_the_concept_that_they_look_like() ->
     assert readout is not None
     readout.held_K[:2] = 1.0
     readout.recogniser_DK[-1, 0], readout.recogniser_DK[-1, 1] = 1.0, 0.0
-    readout.concept_KDC[0, -1, 2] = readout.concept_KDC[1, -1, 1] = 1.0
+    readout.concept_DC(0)[-1, 2] = readout.concept_DC(1)[-1, 1] = 1.0
     described = torch.zeros(1, readout.size)
     described[0, -1] = 1.0
     assert readout.experts(described)[0, 1].tolist() == [0.0, 0.0, 1.0]

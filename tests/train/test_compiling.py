@@ -13,6 +13,7 @@ import torch
 
 from planaria.errors import InputError
 from planaria.job import Job
+from planaria.model import short_attention
 from planaria.stream import open_stream
 from planaria.train.compiling import Compiling
 from planaria.train.group import Alone
@@ -68,20 +69,22 @@ def test_no_compiler_is_said_before_the_run_begins(table: Path, monkeypatch: pyt
 def test_what_is_compiled_is_a_full_step_of_a_blueprint_that_stands(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
+    made: list[Any] = []
+    made_with: list[str] = []
 
     def compiled(function: Any, **settings: Any) -> Any:
         made.append(settings)
         return lambda *arguments: function(*arguments)
 
     monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(short_attention, "build", lambda compiler: made_with.append(compiler))
     run = _run(table)
     run.begin()
     narrow, compiling = run.blueprint, Compiling(max, 100, torch.device("cpu"))
     assert compiling.chosen(narrow, 99, True) is max
     assert compiling.chosen(narrow, 100, False) is max
     chosen = compiling.chosen(narrow, 100, True)
-    assert chosen is not max and chosen(3, 4) == 4
+    assert chosen is not max and chosen(3, 4) == 4 and made_with == ["g++"]
     assert compiling.chosen(narrow, 500, True) is chosen and len(made) == 1
     _live(run, 1_200)
     assert run.blueprint != narrow, "a label came"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planaria.blueprint import Blueprint, Edit, GrowHeads, RecycleHead, ShrinkHeads, edit_to_dict
 from planaria.policy import Budget, Heads, Policy
@@ -173,4 +173,4 @@ def facts_of(edit: Edit | None, before: Blueprint, scores: Scores) -> dict[str, 
 
 
 def _with_heads(blueprint: Blueprint, heads: Sequence[int]) -> Blueprint:
-    return Blueprint(**{**vars(blueprint), "heads": tuple(heads)})
+    return replace(blueprint, heads=tuple(heads))

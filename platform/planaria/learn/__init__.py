@@ -11,7 +11,7 @@ from planaria.learn.learners import (
     build_teacher,
     project,
 )
-from planaria.learn.least_squares import Sums, ridge
+from planaria.learn.least_squares import Products, Sums, ridge
 from planaria.learn.losses import row_error, row_loss, row_loss_bias_fitted
 from planaria.learn.memory import DOUBTFUL, UNSETTLED, ReplayMemory
 from planaria.learn.optimizers import (
@@ -33,6 +33,7 @@ __all__ = [
     "Anchors",
     "Objective",
     "OptimizerFollower",
+    "Products",
     "Renewal",
     "ReplayMemory",
     "RestoringFollower",

@@ -6,6 +6,7 @@ Legend: B rows, D features with the constant 1 last, C columns to estimate.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,20 @@ from torch import Tensor
 _SETTLED_AT_ROWS = 256
 """Rows wait until there are so many of them: a product of two large matrices costs little more than of two small ones,
 where what takes the time is to go through all of the Gram matrix."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """Of some rows' features with each other and with the targets, in float64."""
+
+    gram_DD: Tensor
+    cross_DC: Tensor
+    rows: int
+
+    @staticmethod
+    def of(described_BD: Tensor, target_BC: Tensor) -> Products:
+        rows_BD = described_BD.double()
+        return Products(rows_BD.T @ rows_BD, rows_BD.T @ target_BC.double(), len(rows_BD))
 
 
 class Sums:
@@ -54,6 +69,14 @@ class Sums:
         self.rows += weight * len(described_BD)
         if self._waiting_rows >= _SETTLED_AT_ROWS:
             self._settle()
+
+    def absorb(self, products: Products) -> None:
+        """Take rows in at once, by their products."""
+        self.widen(products.cross_DC.shape[1])
+        self._settle()
+        self._gram_DD += products.gram_DD
+        self._cross_DC += products.cross_DC
+        self.rows += products.rows
 
     def _settle(self) -> None:
         if self._counts != 1.0:
@@ -128,7 +151,8 @@ class Sums:
 
     def widen(self, columns: int) -> None:
         """Columns that are new were 0 in all rows so far."""
-        self._cross_DC = F.pad(self._cross_DC, (0, max(0, columns - self.columns)))
+        if columns > self.columns:
+            self._cross_DC = F.pad(self._cross_DC, (0, columns - self.columns))
 
 
 def ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float, first: int | None = None) -> Tensor:
@@ -138,14 +162,13 @@ def ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float, first: int | None
     rows = float(gram_DD[-1, -1])
     if rows < 0.5:
         return torch.zeros_like(cross_DC, dtype=torch.float32)
-    squares_D = gram_DD.diagonal()
-    used_D = squares_D > 1e-9
+    used_D = gram_DD.diagonal() > 1e-9
     if first is not None:
         used_D[first:-1] = False
     met = torch.nonzero(used_D)[:, 0]
     pull_D = torch.full((len(met),), pull_rows, dtype=gram_DD.dtype, device=gram_DD.device)
     pull_D[-1] = 1e-6 * rows
-    system_DD = gram_DD[met][:, met]
+    system_DD = gram_DD[met[:, None], met]
     system_DD.diagonal().add_(pull_D)
     solved_DC = torch.cholesky_solve(cross_DC[met], torch.linalg.cholesky(system_DD))
     weights_DC = torch.zeros_like(cross_DC)

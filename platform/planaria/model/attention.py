@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from planaria.model import short_attention
 from planaria.model.differences import Difference
 
 # Above this many keys the T x S weights cost more to keep than the fused kernel costs to call (float32, CPU).
@@ -109,40 +110,60 @@ class ElasticAttention(nn.Module):
         o: Tensor = self.o
         if difference is not None:
             q, kv, o = difference.added("q", q), difference.added("kv", kv), difference.added("o", o)
-        q_BNTH, k_BNSH, v_BNSH = self._project(x_BTD, context_BSE, q, kv)
-        if self.rotary or causal:
-            device = x_BTD.device
-            at_T = torch.arange(x_BTD.shape[1], device=device) if positions_T is None else positions_T
-            at_S = (
-                torch.arange(context_BSE.shape[1], device=device)
-                if context_positions_S is None
-                else context_positions_S
-            )
-            if self.rotary:
-                q_BNTH, k_BNSH = _turn(q_BNTH, at_T), _turn(k_BNSH, at_S)
-        mask = None
-        if causal:
-            mask = at_T[:, None] >= at_S[None, :]
-        if padding_BS is not None:
-            visible = ~padding_BS[:, None, None, :]
-            mask = visible if mask is None else mask & visible
-        mixed_BTNH = mix(q_BNTH, k_BNSH, v_BNSH, mask).transpose(1, 2)
+        q_BTNH, kv_BSG2H = self._project(x_BTD, context_BSE, q, kv)
+        plain = not (self.rotary or causal) and padding_BS is None
+        if plain and short_attention.serves(q_BTNH, kv_BSG2H):
+            mixed_BTNH = short_attention.attend(q_BTNH, kv_BSG2H)
+        else:
+            k_BNSH, v_BNSH = self._keys_and_values(kv_BSG2H)
+            at = (positions_T, context_positions_S)
+            mixed_BTNH = self._mixed(q_BTNH.transpose(1, 2), k_BNSH, v_BNSH, padding_BS, causal, *at).transpose(1, 2)
         if self.kept is not None:
             self.kept.append((mixed_BTNH.detach(), o.detach()))
         if self.head_scale_BN is not None:
             mixed_BTNH = mixed_BTNH * self.head_scale_BN[:, None, :, None]
         return F.linear(mixed_BTNH.flatten(2), o.flatten(0, 1).t(), self.o_bias)
 
-    def _project(self, x_BTD: Tensor, context_BSE: Tensor, q: Tensor, kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        batch, groups, shared = x_BTD.shape[0], self.kv.shape[0], self.queries_per_key
+    def _project(self, x_BTD: Tensor, context_BSE: Tensor, q: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+        batch, groups = x_BTD.shape[0], self.kv.shape[0]
         q_bias = None if self.q_bias is None else self.q_bias.flatten()
         kv_bias = None if self.kv_bias is None else self.kv_bias.flatten()
-        q = F.linear(x_BTD, q.flatten(0, 1), q_bias).view(batch, -1, self.heads, self.head_width)
-        kv = F.linear(context_BSE, kv.flatten(0, 2), kv_bias).view(batch, -1, groups, 2, self.head_width)
-        k, v = kv.unbind(3)
-        if shared > 1:
-            k, v = k.repeat_interleave(shared, 2), v.repeat_interleave(shared, 2)
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        q_BTNH = F.linear(x_BTD, q.flatten(0, 1), q_bias).view(batch, -1, self.heads, self.head_width)
+        kv_BSG2H = F.linear(context_BSE, kv.flatten(0, 2), kv_bias).view(batch, -1, groups, 2, self.head_width)
+        return q_BTNH, kv_BSG2H
+
+    def _keys_and_values(self, kv_BSG2H: Tensor) -> tuple[Tensor, Tensor]:
+        """For each head, shape [B, N, S, H]."""
+        k, v = kv_BSG2H.unbind(3)
+        if self.queries_per_key > 1:
+            k, v = k.repeat_interleave(self.queries_per_key, 2), v.repeat_interleave(self.queries_per_key, 2)
+        return k.transpose(1, 2), v.transpose(1, 2)
+
+    def _mixed(
+        self,
+        q_BNTH: Tensor,
+        k_BNSH: Tensor,
+        v_BNSH: Tensor,
+        padding_BS: Tensor | None,
+        causal: bool,
+        positions_T: Tensor | None,
+        context_positions_S: Tensor | None,
+    ) -> Tensor:
+        """What the heads read, with positions and masks."""
+        mask = None
+        if self.rotary or causal:
+            device = q_BNTH.device
+            at_T = torch.arange(q_BNTH.shape[2], device=device) if positions_T is None else positions_T
+            keys = k_BNSH.shape[2]
+            at_S = torch.arange(keys, device=device) if context_positions_S is None else context_positions_S
+            if self.rotary:
+                q_BNTH, k_BNSH = _turn(q_BNTH, at_T), _turn(k_BNSH, at_S)
+            if causal:
+                mask = at_T[:, None] >= at_S[None, :]
+        if padding_BS is not None:
+            visible = ~padding_BS[:, None, None, :]
+            mask = visible if mask is None else mask & visible
+        return mix(q_BNTH, k_BNSH, v_BNSH, mask)
 
 
 def mix(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | None = None) -> Tensor:

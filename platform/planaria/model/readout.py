@@ -3,7 +3,8 @@
 What is solved from sums over rows is the same in whatever order the rows came. The transformer beside it learns what
 the readout does not know, and is trusted as far as it was right on rows that neither of them had learned from.
 
-Legend: B rows, D features and the constant 1, C outputs, K kept concepts, H half-lives, E experts.
+Legend: B rows, D features and the constant 1, C outputs, K kept concepts, E experts, V voices: the experts and the
+transformer, X solved regressions.
 """
 
 from __future__ import annotations
@@ -22,20 +23,18 @@ ALL, RECOGNISED, PRESENT = range(3)
 """The first experts: one regression over all rows; each concept's own, weighted by how surely a row is recognised as
 the concept's; that of the present concept. Behind them, two for each half-life that fade: on all features, and on the
 columns alone (of pictures, on the constant alone)."""
+_FADING_FROM = 2
+"""Among the solved regressions: that over all rows, that of the present concept, those that fade, each concept's."""
 
 
 class Readout(nn.Module):
     """What of it answers. The sums that it is solved from belong to the run that learns."""
 
-    all_DC: Tensor
-    concept_KDC: Tensor
+    solved_DXC: Tensor
     recogniser_DK: Tensor
     held_K: Tensor
-    present_DC: Tensor
-    fading_HDC: Tensor
-    weight_E: Tensor
-    trust: Tensor
-    """What the experts' answer and the transformer's output are multiplied by."""
+    trust_V: Tensor
+    """What each expert's estimate and, last, the transformer's output are multiplied by."""
 
     def __init__(self, blueprint: Blueprint) -> None:
         super().__init__()
@@ -44,14 +43,13 @@ class Readout(nn.Module):
         self.features = PictureFeatures(blueprint) if pictures else TableFeatures(blueprint)
         size, outputs = self.features.size + 1, blueprint.outputs
         concepts, fading = blueprint.readout_concepts, blueprint.readout_fading
-        self.register_buffer("all_DC", torch.zeros(size, outputs))
-        self.register_buffer("concept_KDC", torch.zeros(concepts, size, outputs))
+        self.concepts_from = _FADING_FROM + fading
+        self.register_buffer("solved_DXC", torch.zeros(size, self.concepts_from + concepts, outputs))
         self.register_buffer("recogniser_DK", torch.zeros(size, concepts))
         self.register_buffer("held_K", torch.zeros(concepts))
-        self.register_buffer("present_DC", torch.zeros(size, outputs))
-        self.register_buffer("fading_HDC", torch.zeros(fading, size, outputs))
-        self.register_buffer("weight_E", torch.zeros(PRESENT + 1 + fading))
-        self.register_buffer("trust", torch.tensor([1.0 if self.regression else _START_SCALE, 1.0]))
+        experts = PRESENT + 1 + fading
+        even = (1.0 if self.regression else _START_SCALE) / experts
+        self.register_buffer("trust_V", torch.tensor([even] * experts + [1.0], dtype=torch.float64))
 
     @property
     def size(self) -> int:
@@ -67,24 +65,36 @@ class Readout(nn.Module):
     @torch.no_grad()
     def experts(self, described_BD: Tensor) -> Tensor:
         """Each expert's estimate: probabilities of the classes, or the standardised target. Shape [B, E, C]."""
-        concept_BKC = torch.einsum("bd,kdc->bkc", described_BD, self.concept_KDC)
+        solved_BXC = (described_BD @ self.solved_DXC.flatten(1)).view(len(described_BD), *self.solved_DXC.shape[1:])
         sure_BK = (described_BD @ self.recogniser_DK).clamp(min=0).square() * self.held_K
         sure_BK = sure_BK / sure_BK.sum(1, keepdim=True).clamp(min=1e-9)
-        recognised_BC = (sure_BK[..., None] * concept_BKC).sum(1)
-        fading_BHC = torch.einsum("bd,hdc->bhc", described_BD, self.fading_HDC)
-        first = torch.stack((described_BD @ self.all_DC, recognised_BC, described_BD @ self.present_DC), 1)
-        return torch.cat((first, fading_BHC), 1)
+        recognised_BC = (sure_BK[..., None] * solved_BXC[:, self.concepts_from :]).sum(1)
+        return torch.cat((solved_BXC[:, :1], recognised_BC[:, None], solved_BXC[:, 1 : self.concepts_from]), 1)
 
     def answer(self, described_BD: Tensor) -> Tensor:
         """What is added to the transformer's output: logits, or standardised targets. Shape [B, C]."""
-        return torch.einsum("bec,e->bc", self.experts(described_BD), self.weight_E) * self.trust[0]
+        return (self.experts(described_BD) * self.trust_V[:-1, None].float()).sum(1)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """`answer` of raw rows."""
         return self.answer(self.describe(features))
 
+    # -- the solved regressions, as they are written; each is a view of shape [D, C]
+
+    @property
+    def all_DC(self) -> Tensor:
+        return self.solved_DXC[:, 0]
+
+    @property
+    def present_DC(self) -> Tensor:
+        return self.solved_DXC[:, 1]
+
+    def fading_DC(self, at: int) -> Tensor:
+        return self.solved_DXC[:, _FADING_FROM + at]
+
+    def concept_DC(self, at: int) -> Tensor:
+        return self.solved_DXC[:, self.concepts_from + at]
+
     def grow_outputs(self, outputs: int) -> None:
         """New classes have not been seen: their estimate is 0."""
-        for name in ("all_DC", "concept_KDC", "present_DC", "fading_HDC"):
-            old = getattr(self, name)
-            setattr(self, name, nn.functional.pad(old, (0, outputs - old.shape[-1])))
+        self.solved_DXC = nn.functional.pad(self.solved_DXC, (0, outputs - self.solved_DXC.shape[-1]))

@@ -127,7 +127,7 @@ class ElasticTransformer(nn.Module):
         if self.readout is None:
             output_BC: Tensor = self.output(hidden_BD)
             return output_BC
-        return self.output.in_units(self.output.standard(hidden_BD) * self.readout.trust[1] + self.readout(features))
+        return self.output.in_units(self.output.standard(hidden_BD) * self.readout.trust_V[-1] + self.readout(features))
 
 
 def build(blueprint: Blueprint, seed: int = 0, initialisation: Initialisation = "normal") -> ElasticTransformer:

@@ -15,6 +15,7 @@ import torch
 
 from planaria.blueprint import Blueprint
 from planaria.errors import InputError
+from planaria.model import short_attention
 
 
 class Compiling:
@@ -22,12 +23,11 @@ class Compiling:
 
     def __init__(self, function: Callable[..., Any], after_rows: int | None, device: torch.device) -> None:
         """Raises InputError where the machine cannot compile."""
-        if after_rows is not None and device.type == "cpu":
-            compiler = os.environ.get("CXX", "g++")
-            if shutil.which(compiler) is None:
-                raise InputError(
-                    f"model.compile_after_rows: there is no C++ compiler ({compiler}); install g++, or remove it"
-                )
+        self._compiler = os.environ.get("CXX", "g++") if device.type == "cpu" else None
+        if after_rows is not None and self._compiler is not None and shutil.which(self._compiler) is None:
+            raise InputError(
+                f"model.compile_after_rows: there is no C++ compiler ({self._compiler}); install g++, or remove it"
+            )
         self.function, self.after_rows = function, after_rows
         self._options: dict[str, str | int | bool | Callable[..., Any]] = {"cpp_wrapper": device.type == "cpu"}
         self._compiled: tuple[Blueprint, Callable[..., Any]] | None = None
@@ -38,6 +38,8 @@ class Compiling:
         if self.after_rows is None or rows_lived < self.after_rows or not full:
             return self.function
         if self._compiled is None or self._compiled[0] != blueprint:
+            if self._compiler is not None:
+                short_attention.build(self._compiler)
             torch._dynamo.reset()  # what was compiled for earlier blueprints is not needed any more
             compiled = torch.compile(self.function, dynamic=False, fullgraph=True, options=self._options)
             self._compiled = blueprint, compiled

@@ -1,7 +1,8 @@
 """The readout of a run: sums over its rows, concept by concept, and what is solved from them.
 
 Equal on every worker: rows are described where they are learned from, and the descriptions summed with the gradients.
-Legend: B fresh and judged rows, D features and the constant 1, E experts, C outputs, W = D + C.
+Legend: B fresh and judged rows, D features and the constant 1, V voices (the experts and the transformer), C outputs,
+W = D + C.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from planaria.learn import DOUBTFUL, UNSETTLED, Sums, ridge
+from planaria.learn import DOUBTFUL, UNSETTLED, Products, Sums, ridge
 from planaria.model import ElasticTransformer
 from planaria.policy import Learner
 from planaria.signals import LOOK_BACK_ROWS, Rows, Stream, Task
@@ -29,9 +30,11 @@ _SOLVED_AGAIN, _SOLVED_AFTER_ROWS = 1.2, 1_000
 """Solve again when the present concept has this many times the rows, or so many rows more."""
 _FADING_SOLVES = 16
 """In a half-life."""
-_TRUST_HALF_LIFE = 2_000
+_TRUST_HALF_LIFE = 500
 """Rows, fresh and replayed ones, after which what an expert showed counts half."""
 _TRUST_PULL = 1.0
+_LEAST_CHANCE = 0.03
+"""Of a class, where the loss's curvature is taken: where all rows are sure, it would vanish, and steps be too long."""
 _JUDGED_SHARE = 4
 """Fresh rows to each remembered one on which is judged."""
 _CHUNK_ROWS = 512
@@ -52,7 +55,7 @@ def pass_through(model: ElasticTransformer, features: Mapping[str, Tensor]) -> t
     alone_BC = model.output.standard(model.hidden(features))
     trained_BC = model.output.in_units(alone_BC + read_BC)
     with torch.no_grad():
-        answered_BC = model.output.in_units(alone_BC * model.readout.trust[1] + read_BC)
+        answered_BC = model.output.in_units(alone_BC * model.readout.trust_V[-1] + read_BC)
         told = torch.cat((described_BD, alone_BC), 1)
     return trained_BC, answered_BC, told
 
@@ -69,8 +72,8 @@ class Reading:
         """(first row, concept) of each run of rows, oldest first."""
         self.excluded: frozenset[int] = frozenset()
         """Concepts that contradict the present one."""
-        self.agreement_EE = self.promise_E = self.curvature_22 = torch.zeros(0)
-        """Of the experts with each other, and with the targets: sums over rows, faded."""
+        self.curvature_VV = torch.zeros(0)
+        """Of the loss in `Readout.trust_V`: sums over rows, faded."""
         self._present_rows, self._since = 0.0, 0
         """Rows of the present concept when it was last solved, and rows since."""
         self._fading_since: list[int] = []
@@ -99,11 +102,8 @@ class Reading:
             return
         model.readout.features.fit(features, self.seed)
         self._forget(model)
-        experts = len(model.readout.weight_E)
-        device = model.output.bias.device
-        self.agreement_EE = torch.zeros(experts, experts, dtype=torch.float64, device=device)
-        self.promise_E = torch.zeros(experts, dtype=torch.float64, device=device)
-        self.curvature_22 = torch.zeros(2, 2, dtype=torch.float64, device=device)
+        voices = len(model.readout.trust_V)
+        self.curvature_VV = torch.zeros(voices, voices, dtype=torch.float64, device=model.output.bias.device)
 
     def _forget(self, model: ElasticTransformer) -> None:
         assert model.readout is not None and self.settings is not None
@@ -152,12 +152,16 @@ class Reading:
         key = UNSETTLED if present is None else present
         if not self.spans or self.spans[-1][1] != key:
             self.spans.append((row, key))
-        self._sums(model, key).add(described_BD, target_BC)
         rows = len(target_BC)
-        for at, half_life in enumerate(self.settings.half_lives):
-            self.fading[at].fade(0.5 ** (rows / half_life))
-            self.fading[at].add(described_BD, target_BC)
-            self._fading_since[at] += rows
+        if self.fading:
+            products = Products.of(described_BD, target_BC)  # once for all sums, which a step needs up to date
+            self._sums(model, key).absorb(products)
+            for at, half_life in enumerate(self.settings.half_lives):
+                self.fading[at].fade(0.5 ** (rows / half_life))
+                self.fading[at].absorb(products)
+                self._fading_since[at] += rows
+        else:
+            self._sums(model, key).add(described_BD, target_BC)
         self._since += rows
         self._stale |= contradicted != self.excluded
         self.excluded = contradicted
@@ -241,33 +245,28 @@ class Reading:
     def _judge(
         self, model: ElasticTransformer, described_BD: Tensor, alone_BC: Tensor, target_BC: Tensor, weight_B: Tensor
     ) -> None:
-        """How far each expert is to be trusted: regression of the targets on what the experts said beforehand. Then how
-        far their answer, and the transformer: Newton's method on the loss."""
+        """How far each expert and the transformer are to be trusted: Newton's method on the loss of their weighted sum,
+        on what they said beforehand."""
         readout = model.readout
         assert readout is not None
-        experts_BEC = readout.experts(described_BD).double()
+        said_BVC = torch.cat((readout.experts(described_BD), alone_BC[:, None]), 1).double()
         told_BC = self._told(model, target_BC).double()
         fade = 0.5 ** (len(target_BC) / _TRUST_HALF_LIFE)
-        both_B2C = torch.stack(
-            (torch.einsum("bec,e->bc", experts_BEC, readout.weight_E.double()), alone_BC.double()), 1
-        )
-        answer_BC = torch.einsum("bkc,k->bc", both_B2C, readout.trust.double())
+        answer_BC = (said_BVC * readout.trust_V[:, None]).sum(1)
         if self.task == "classification":
             answer_BC = answer_BC.softmax(1)
-            centred_B2C = both_B2C - (both_B2C * answer_BC[:, None]).sum(2, keepdim=True)
-            curved_B2C = centred_B2C * answer_BC[:, None]
+            said_BVC = said_BVC - (said_BVC * answer_BC[:, None]).sum(2, keepdim=True)
+            curved_BVC = said_BVC * (answer_BC.clamp(min=_LEAST_CHANCE) * weight_B[:, None])[:, None]
         else:
-            centred_B2C = curved_B2C = both_B2C
-        slope_2 = torch.einsum("bkc,bc,b->k", both_B2C, answer_BC - told_BC, weight_B)
-        curvature_22 = torch.einsum("bkc,blc,b->kl", centred_B2C, curved_B2C, weight_B)
-        self.curvature_22 = self.curvature_22 * fade + curvature_22
-        pull_22 = _TRUST_PULL * torch.eye(2, dtype=torch.float64, device=slope_2.device)
-        step_2 = torch.linalg.solve(self.curvature_22 + pull_22, slope_2)
-        readout.trust.copy_((readout.trust - step_2).clamp(min=0))
-        self.agreement_EE = self.agreement_EE * fade + torch.einsum("bec,bfc,b->ef", experts_BEC, experts_BEC, weight_B)
-        self.promise_E = self.promise_E * fade + torch.einsum("bec,bc,b->e", experts_BEC, told_BC, weight_B)
-        pull_EE = _TRUST_PULL * torch.eye(len(self.promise_E), dtype=torch.float64, device=self.promise_E.device)
-        readout.weight_E.copy_(torch.linalg.solve(self.agreement_EE + pull_EE, self.promise_E))
+            curved_BVC = said_BVC * weight_B[:, None, None]
+        wrong_BC = (answer_BC - told_BC) * weight_B[:, None]
+        slope_V = (said_BVC * wrong_BC[:, None]).sum((0, 2))
+        flat_VN = said_BVC.transpose(0, 1).flatten(1)
+        self.curvature_VV = self.curvature_VV * fade + flat_VN @ curved_BVC.transpose(0, 1).flatten(1).T
+        pulled_VV = self.curvature_VV.clone()
+        pulled_VV.diagonal().add_(_TRUST_PULL)
+        readout.trust_V.sub_(torch.linalg.solve(pulled_VV, slope_V))
+        readout.trust_V[-1].clamp_(min=0)
 
     def _told(self, model: ElasticTransformer, target_BC: Tensor) -> Tensor:
         """Targets in the units of the readout's answer."""
@@ -289,8 +288,8 @@ class Reading:
                 sums = self.fading[at]
                 sums.widen(model.blueprint.outputs)
                 told_DC = self._in_told(model, sums)
-                readout.fading_HDC[2 * at] = ridge(sums.gram_DD, told_DC, pull)
-                readout.fading_HDC[2 * at + 1] = ridge(sums.gram_DD, told_DC, pull, readout.features.own)
+                readout.fading_DC(2 * at).copy_(ridge(sums.gram_DD, told_DC, pull))
+                readout.fading_DC(2 * at + 1).copy_(ridge(sums.gram_DD, told_DC, pull, readout.features.own))
                 self._fading_since[at] = 0
         rows = self._sums(model, present).rows
         if not self._stale and rows < self._present_rows * _SOLVED_AGAIN and self._since < _SOLVED_AFTER_ROWS:
@@ -314,9 +313,9 @@ class Reading:
         readout.held_K[: len(names)] = 1.0
         for at, key in enumerate(names):
             if every_concept or key == present:
-                readout.concept_KDC[at] = ridge(used[key].gram_DD, self._in_told(model, used[key]), pull)
+                readout.concept_DC(at).copy_(ridge(used[key].gram_DD, self._in_told(model, used[key]), pull))
             if key == present:
-                readout.present_DC.copy_(readout.concept_KDC[at])
+                readout.present_DC.copy_(readout.concept_DC(at))
         self._present_rows, self._since, self._stale, self._names = rows, 0, False, names
 
     @property
@@ -343,7 +342,7 @@ class Reading:
             return {}
         kept = {f"concept/{key}": sums for key, sums in self.concepts.items()}
         kept |= {f"fading/{at}": sums for at, sums in enumerate(self.fading)}
-        tensors = {"agreement": self.agreement_EE, "promise": self.promise_E, "curvature": self.curvature_22}
+        tensors = {"curvature": self.curvature_VV}
         for name, sums in kept.items():
             tensors |= {f"{name}/{part}": value for part, value in sums.packed().items()}
         about = {
@@ -374,8 +373,7 @@ class Reading:
 
         self.concepts = {int(key): sums(f"concept/{key}") for key in about["concepts"]}
         self.fading = [sums(f"fading/{at}") for at in range(len(self.settings.half_lives))]
-        self.agreement_EE, self.promise_E = tensors["agreement"], tensors["promise"]
-        self.curvature_22 = tensors["curvature"]
+        self.curvature_VV = tensors["curvature"]
         self.spans = [(int(first), int(key)) for first, key in about["spans"]]
         self.excluded = frozenset(int(key) for key in about["excluded"])
         self._present_rows, self._since = float(about["present_rows"]), int(about["since"])
