@@ -1,4 +1,5 @@
-"""The standard picture streams: planaria, never told a boundary, beside Avalanche's learners, which are told them all.
+"""The standard picture streams: planaria, with boundaries found and told, beside Avalanche's learners, which are
+told them all.
 
     python -m venv peers && peers/bin/pip install 'avalanche-lib>=0.6,<0.7'
     python -m benchmarks.peers.images --avalanche peers/bin/python
@@ -39,19 +40,25 @@ SCALE = (0.286, 0.353)
 """Mean and deviation of Fashion-MNIST's pixels."""
 
 
-def job_of(stream: str, seed: int) -> Job:
-    return load_job(ROOT / "jobs" / f"{stream}.yaml", [f"seed={seed}"])
+BOUNDARIES = {"never told": "detected", "told": "told"}
+"""In the results, and as the policy has them."""
 
 
-def ours(stream: str, seed: int) -> dict[str, Any]:
+def job_of(stream: str, seed: int, *settings: str) -> Job:
+    return load_job(ROOT / "jobs" / f"{stream}.yaml", [f"seed={seed}", *settings])
+
+
+def ours(stream: str, boundaries: str, seed: int) -> dict[str, Any]:
     import torch
+    import torch._dynamo  # comes with the first optimizer, a second that is not the run's
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(Path(place))
         folder.make()
+        job = job_of(stream, seed, f"policy.detector.boundaries={BOUNDARIES[boundaries]}")
         began = time.process_time()
-        summary = run_here(job_of(stream, seed), folder, ROOT)
+        summary = run_here(job, folder, ROOT)
         spent = time.process_time() - began
     kept = ("final_accuracy", "prequential_accuracy", "samples", "shifts", "true_changes")
     return {**{key: summary[key] for key in kept}, "parameters": summary["parameters_mean"], "cpu_seconds": spent}
@@ -91,6 +98,8 @@ def main() -> None:
     parser.add_argument("--avalanche", help="a Python that has Avalanche; without it, planaria alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--streams", nargs="+", default=list(STREAMS))
+    parser.add_argument("--boundaries", nargs="+", default=list(BOUNDARIES), choices=list(BOUNDARIES))
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.json")
     arguments = parser.parse_args()
     console = Console(width=140)
@@ -98,15 +107,17 @@ def main() -> None:
     if arguments.avalanche is not None:
         avalanche_peers.LIBRARY.interpreter(arguments.avalanche)
     with (
-        ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool,
         tempfile.TemporaryDirectory() as place,
     ):
         for stream in arguments.streams:
-            own = list(pool.map(partial(ours, stream), arguments.seeds))
-            row = {"stream": stream, "policy": "remembering", "boundaries": "never told", **summed_up(own)}
-            kept["ours"] = [one for one in kept["ours"] if one["stream"] != stream] + [row]
-            console.print({key: value for key, value in row.items() if key != "runs"})
-            arguments.out.write_text(json.dumps(kept, indent=1) + "\n")
+            for boundaries in arguments.boundaries:
+                own = list(pool.map(partial(ours, stream, boundaries), arguments.seeds))
+                row = {"stream": stream, "policy": "remembering", "boundaries": boundaries, **summed_up(own)}
+                same = (stream, boundaries)
+                kept["ours"] = [one for one in kept["ours"] if (one["stream"], one["boundaries"]) != same] + [row]
+                console.print({key: value for key, value in row.items() if key != "runs"})
+                arguments.out.write_text(json.dumps(kept, indent=1) + "\n")
             if arguments.avalanche is None:
                 continue
             peer = partial(avalanche, arguments.avalanche, Path(place), stream)
