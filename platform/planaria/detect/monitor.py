@@ -44,6 +44,8 @@ MAX_SETTLE_ROWS = 6_000
 """After so long on its way, a stream that never rests is watched all the same."""
 LAG_ROWS = 1_024
 """Rows join the signature of their concept this late, when a change among them would have been seen."""
+LEARNED_AT_ONCE = 64
+"""And at least so many together."""
 
 
 class ShiftMonitor:
@@ -154,7 +156,7 @@ class ShiftMonitor:
 
     def _learn_concept(self) -> None:
         until = self._history.seen - LAG_ROWS
-        if until > self._learned_until and self._concept is not None:
+        if until >= self._learned_until + LEARNED_AT_ONCE and self._concept is not None:
             self._library[self._concept].add(*self._history.between(self._learned_until, until))
             self._learned_until = until
 

@@ -38,7 +38,8 @@ class Evaluator:
         self._gather(rows, context_B)
         newest = 0 if context_B is None or not len(context_B) else int(context_B[-1])
         left = self.current is not None and newest != self.current
-        for context in [newest] if context_B is None else [int(c) for c in np.unique(context_B)]:
+        alone = context_B is None or bool((context_B == newest).all())
+        for context in [newest] if alone or context_B is None else [int(c) for c in np.unique(context_B)]:
             if context not in self.seen:
                 self.seen.append(context)
         for old in self.seen[: -self.settings.max_contexts]:

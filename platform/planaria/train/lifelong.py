@@ -306,8 +306,7 @@ class Lifelong:
         """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads."""
         low, high = part.fresh.start, part.fresh.stop
         slots = replay[part.replayed]
-        outputs = self.blueprint.outputs
-        total, features_wide = len(rows), SKETCH_FEATURES
+        total = len(rows)
         lengths = self._lengths(total, len(replay), len(judged))
         everything = torch.zeros(sum(lengths), device=self.device)
         reference, usage, lost_again, told, statistics = torch.split(everything, lengths)
@@ -325,43 +324,68 @@ class Lifelong:
         spread = self.model.output.spread
         loss = row_loss(self.task, output, target, spread)
         count = high - low
-        fresh_loss = self.objective.fresh(output[:count], target[:count], loss[:count], rows.target)
-        if self.protection.teaches:
-            with self._precision():
-                new = {name: column[:count] for name, column in features.items()}
-                fresh_loss = fresh_loss + self.protection.cost(self.task, new, output[:count], spread)
         held_out = int(rows.held_out.sum())
-        if held_out:
-            fresh_loss = fresh_loss * torch.from_numpy(~rows.held_out[low:high]).to(self.device)
-        objective = fresh_loss.sum() / max(1, total - held_out)
-        if len(slots):
-            these = slice(count, count + len(slots))
-            replayed = self.objective.replayed(loss[these], partial(self._outputs_then, output[these], slots))
-            lost = replayed.sum() / len(replay)
-            if self._projects:
-                lost.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-                torch.cat(self._flat_gradients(), out=reference)
-                self.optimizer.zero_grad()
-            else:
-                objective = objective + lost
+        learned = max(1, total - held_out)
+        replay_weight = self.objective.replay_weight
+        if replay_weight is not None and not self.protection.teaches and not self._projects:
+            share_B = np.zeros(len(target), np.float32)  # one product for all rows: slices cost more than they compute
+            share_B[:count] = ~rows.held_out[low:high] / learned
+            share_B[count : count + len(slots)] = replay_weight / max(1, len(replay))
+            objective = torch.dot(loss, torch.from_numpy(share_B).to(self.device))
+        else:
+            objective = self._objective_of(part, rows, replay, features, target, output, loss, learned, reference)
         objective.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             fresh_answer = answer[:count]
             told_loss = loss[:count] if answer is output else row_loss(self.task, fresh_answer, target[:count], spread)
-            statistics[low:high] = told_loss
             if len(lost_again):
                 lost_again[part.replayed] = loss[count : count + len(slots)]
             if to_read is not None:
                 told.view(total + len(judged), -1)[low:high] = to_read[:count]
                 told.view(total + len(judged), -1)[total:][part.judged] = to_read[count + len(slots) :]
-            statistics[total + low : total + high] = row_error(self.task, fresh_answer, target[:count])
-            at = 2 * total
-            statistics[at : at + total * outputs].view(total, outputs)[low:high] = output[:count]
-            at += total * outputs
             if count:
+                error = row_error(self.task, fresh_answer, target[:count])
                 sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
-                statistics[at : at + total * features_wide].view(total, features_wide)[low:high] = sketch
+                columns = (torch.stack((told_loss, error), 1), output[:count], sketch)
+                statistics[:-_WISHES].view(total, -1)[low:high] = torch.cat(columns, 1)
         return everything
+
+    def _objective_of(
+        self,
+        part: Part,
+        rows: Rows,
+        replay: npt.NDArray[np.int64],
+        features: Mapping[str, Tensor],
+        target: Tensor,
+        output: Tensor,
+        loss: Tensor,
+        learned: int,
+        reference: Tensor,
+    ) -> Tensor:
+        """What gradients are taken of, where rows cost other than their own loss. The gradient of replayed rows that
+        only set a limit goes into `reference`."""
+        count, slots = part.fresh.stop - part.fresh.start, replay[part.replayed]
+        fresh_loss = self.objective.fresh(output[:count], target[:count], loss[:count], rows.target)
+        if self.protection.teaches:
+            with self._precision():
+                new = {name: column[:count] for name, column in features.items()}
+                cost = self.protection.cost(self.task, new, output[:count], self.model.output.spread)
+            fresh_loss = fresh_loss + cost
+        held_out_B = rows.held_out[part.fresh]
+        if held_out_B.any():
+            fresh_loss = fresh_loss * torch.from_numpy(~held_out_B).to(self.device)
+        objective = fresh_loss.sum() / learned
+        if not len(slots):
+            return objective
+        these = slice(count, count + len(slots))
+        replayed = self.objective.replayed(loss[these], partial(self._outputs_then, output[these], slots))
+        lost = replayed.sum() / len(replay)
+        if not self._projects:
+            return objective + lost
+        lost.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        torch.cat(self._flat_gradients(), out=reference)
+        self.optimizer.zero_grad()
+        return objective
 
     def _full(self, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> bool:
         """Whether the step has as many rows as nearly all steps have."""
@@ -392,16 +416,19 @@ class Lifelong:
     def _unpack(self, statistics: Tensor, rows: Rows) -> tuple[StepReport, npt.NDArray[np.float32]]:
         total, outputs = len(rows), self.blueprint.outputs
         flat = statistics.cpu().numpy()
-        ends = (total, 2 * total, (2 + outputs) * total, (2 + outputs + SKETCH_FEATURES) * total)
-        loss, error, output, sketch, wishes = np.split(flat, ends)
+        of_rows, wishes = flat[:-_WISHES].reshape(total, -1), flat[-_WISHES:]
+        loss, error, output, sketch = (
+            np.ascontiguousarray(of_rows[:, columns])
+            for columns in (0, 1, slice(2, 2 + outputs), slice(2 + outputs, None))
+        )
         report = StepReport(
             step=self.step,
             start=rows.start,
             loss_B=loss,
             error_B=error,
             target_B=rows.target,
-            output_BC=output.reshape(total, outputs),
-            sketch_BF=sketch.reshape(total, SKETCH_FEATURES),
+            output_BC=output,
+            sketch_BF=sketch,
             context_B=rows.context if isinstance(self.monitor, ToldMonitor) else None,
         )
         return report, wishes

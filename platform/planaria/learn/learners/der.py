@@ -17,6 +17,7 @@ class DarkExperienceReplay:
 
     def __init__(self, alpha: float, beta: float) -> None:
         self.alpha, self.beta = alpha, beta
+        self.replay_weight = None
 
     def fresh(self, output_BC: Tensor, target_B: Tensor, loss_B: Tensor, step_target: Targets) -> Tensor:
         return loss_B

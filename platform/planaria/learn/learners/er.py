@@ -11,7 +11,7 @@ class ExperienceReplay:
     """beta x the ordinary loss of the remembered row. Source: Chaudhry et al. 2019 (arXiv 1902.10486)."""
 
     def __init__(self, beta: float) -> None:
-        self.beta = beta
+        self.replay_weight = self.beta = beta
 
     def fresh(self, output_BC: Tensor, target_B: Tensor, loss_B: Tensor, step_target: Targets) -> Tensor:
         return loss_B

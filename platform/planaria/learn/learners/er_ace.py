@@ -19,6 +19,7 @@ class AsymmetricReplay:
 
     def __init__(self, beta: float) -> None:
         self.beta = beta
+        self.replay_weight = None
 
     def fresh(self, output_BC: Tensor, target_B: Tensor, loss_B: Tensor, step_target: Targets) -> Tensor:
         absent_C = torch.ones(output_BC.shape[1], dtype=torch.bool, device=output_BC.device)

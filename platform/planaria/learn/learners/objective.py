@@ -20,6 +20,11 @@ known; both [R, C]. Computed when it is asked for."""
 class Objective(Protocol):
     """Prequential losses are reported as they are; this is what gradients are taken of."""
 
+    @property
+    def replay_weight(self) -> float | None:
+        """Where fresh rows cost their ordinary loss and replayed ones so many times theirs; None where they cost other
+        than that."""
+
     def fresh(self, output_BC: Tensor, target_B: Tensor, loss_B: Tensor, step_target: Targets) -> Tensor:
         """Of each fresh row, shape [B]. `loss_B` is its ordinary loss; `step_target` holds the targets of all rows of
         the step, those of other shards too."""
