@@ -28,6 +28,7 @@ from planaria.meta.simulate import (
 )
 from planaria.signals import Features, Fields
 from planaria.stream.sets import fashion_mnist, open_images
+from planaria.stream.sets.idx import SIDE
 
 CLASSES = 10
 RECURRING_CONCEPTS, RECURRING_CYCLES = 3, 3
@@ -173,4 +174,4 @@ def _digits() -> Pictures:
 @lru_cache(maxsize=1)
 def _fashion() -> Pictures:
     pool = open_images(fashion_mnist.NAME).train
-    return Pictures(pool.columns["image"], pool.target.astype(np.int64), side=fashion_mnist.SIDE)
+    return Pictures(pool.columns["image"], pool.target.astype(np.int64), side=SIDE)

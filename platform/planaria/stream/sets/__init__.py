@@ -7,24 +7,25 @@ from pathlib import Path
 from planaria.errors import InputError, nearest
 from planaria.job import FeatureColumns, StreamSettings
 from planaria.stream.pool import Pools
-from planaria.stream.sets import fashion_mnist, river_tables, weather
+from planaria.stream.sets import fashion_mnist, mnist, river_tables, weather
 
-IMAGES = (fashion_mnist.NAME,)
+_PICTURES = {one.name: one for one in (fashion_mnist.SET, mnist.SET)}
+IMAGES = tuple(_PICTURES)
 TABLES = (weather.NAME, *river_tables.TABLES)
 FETCHED = (fashion_mnist.NAME, weather.NAME)
-"""The sets that need the network, once."""
+"""The sets that need the network, once, and that a setup fetches: planaria's own jobs use them."""
 NAMES = (*IMAGES, *TABLES)
 
 __all__ = ["FETCHED", "IMAGES", "NAMES", "TABLES", "fetch", "open_images", "table_settings"]
 
 
 def fetch(name: str) -> Path:
-    """A set's folder (fashion_mnist) or Parquet file (tables), fetched or made if it is not there yet.
+    """A set's folder (pictures) or Parquet file (tables), fetched or made if it is not there yet.
 
     Raises InputError with what to do where it cannot be had.
     """
-    if name == fashion_mnist.NAME:
-        return fashion_mnist.fetch()
+    if name in _PICTURES:
+        return _PICTURES[name].fetch()
     if name == weather.NAME:
         return weather.fetch()
     if name in river_tables.TABLES:
@@ -34,8 +35,7 @@ def fetch(name: str) -> Path:
 
 def open_images(name: str) -> Pools:
     """The rows of a set in IMAGES."""
-    assert name == fashion_mnist.NAME
-    return fashion_mnist.open_pools()
+    return _PICTURES[name].open_pools()
 
 
 def table_settings(settings: StreamSettings, seed: int) -> StreamSettings:
