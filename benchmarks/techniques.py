@@ -53,6 +53,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     "share all, differ by rank 2": _shared("all", 2),
     "share all, differ by rank 8": _shared("all", 8),
     "orthogonal start": {"initialisation": "orthogonal"},
+    "gates": {"gate": {"active_fraction": 0.57}},
 }
 HALF_WAY = 0.5
 """Of the stream: the accuracy that the plain model has there is what the steps to it are counted for."""

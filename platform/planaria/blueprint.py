@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from planaria.errors import InputError
 from planaria.signals import Fields, Task
@@ -17,6 +17,28 @@ from planaria.signals import Fields, Task
 Part = Literal["attention", "mlp"]
 PARTS: tuple[Part, ...] = ("attention", "mlp")
 """Of a layer, whose weights may be shared with other layers."""
+GateKind = Literal["straight_through", "hard_concrete"]
+GateScope = Literal["row", "stream"]
+
+
+@dataclass(frozen=True)
+class Gates:
+    """How a model's gates decide which heads and MLP blocks are used."""
+
+    kind: GateKind
+    per: GateScope
+    blocks: int
+    """Of each layer's MLP, equal parts of its hidden units with a gate each."""
+
+    def check(self, mlp_width: int) -> None:
+        """Raises ValueError where no model can have them."""
+        if self.kind not in get_args(GateKind) or self.per not in get_args(GateScope):
+            raise ValueError(
+                f"there is no gate '{self.kind}' per '{self.per}'; kinds are {', '.join(get_args(GateKind))}, per is "
+                f"{' or '.join(get_args(GateScope))}"
+            )
+        if self.blocks < 1 or mlp_width % self.blocks:
+            raise ValueError(f"mlp_width is {mlp_width}; it cannot be split into {self.blocks} equal blocks")
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,8 @@ class Blueprint:
     """The same of the MLP weights."""
     difference_rank: int = 0
     """Rank of what each layer of a group adds to the shared weights; 0 adds nothing."""
+    gates: Gates | None = None
+    """Of every layer, if any."""
 
     def __post_init__(self) -> None:
         for name in ("attention_of", "mlp_of"):
@@ -76,6 +100,10 @@ class Blueprint:
         """Whether the layer adds a difference of its own to weights that it shares."""
         owners = self.owners(part)
         return self.difference_rank > 0 and owners.count(owners[layer]) > 1
+
+    def gates_of(self, layer: int) -> int:
+        """How many: one for each head, one for each MLP block."""
+        return 0 if self.gates is None else self.heads[layer] + self.gates.blocks
 
     @property
     def tokens(self) -> int:
@@ -106,19 +134,32 @@ class Blueprint:
             + self.difference_rank * 2 * (d + m) * self.differs("mlp", layer)
             for layer in range(self.layers)
         )
-        return inputs + d + attention + mlp + differences + self.layers * 4 * d + 2 * d + (d + 1) * self.outputs
+        gates = (d + 1) * sum(self.gates_of(layer) for layer in range(self.layers))
+        rest = self.layers * 4 * d + 2 * d + (d + 1) * self.outputs
+        return inputs + d + attention + mlp + differences + gates + rest
 
     @cached_property
     def flops_per_sample(self) -> int:
-        """Multiply-adds x 2 of the transformer's forward pass, whose last layer answers for the class token alone."""
-        d, m, t = self.width, self.mlp_width, self.tokens
+        """Multiply-adds x 2 of the transformer's forward pass, whose last layer answers for the class token alone; with
+        gates, of a row to which all are open."""
+        d, t = self.width, self.tokens
         patches = 2 * (t - 1) * self.patch_values * d if self.image_shape is not None else 0
         total = patches + 2 * d * self.outputs
         for layer, heads in enumerate(self.heads):
-            queries = 1 if layer == self.layers - 1 else t
-            inner = heads * self.head_width
-            total += 2 * d * inner * (2 * queries + 2 * t) + 4 * queries * t * inner + 4 * queries * d * m
+            total += heads * self.flops_of_head(layer) + self.flops_of_mlp(layer) + 2 * d * self.gates_of(layer)
         return total
+
+    def flops_of_head(self, layer: int) -> int:
+        """Of one head of the layer, for one row."""
+        d, t, h, queries = self.width, self.tokens, self.head_width, self._queries(layer)
+        return 2 * d * h * (2 * queries + 2 * t) + 4 * queries * t * h
+
+    def flops_of_mlp(self, layer: int) -> int:
+        """Of the layer's whole MLP, for one row."""
+        return 4 * self._queries(layer) * self.width * self.mlp_width
+
+    def _queries(self, layer: int) -> int:
+        return 1 if layer == self.layers - 1 else self.tokens
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -132,6 +173,8 @@ class Blueprint:
                 values[name] = tuple(int(n) for n in values.get(name, ()))
             if values.get("image_shape") is not None:
                 values["image_shape"] = tuple(int(n) for n in values["image_shape"])
+            if values.get("gates") is not None:
+                values["gates"] = Gates(**values["gates"])
             blueprint = Blueprint(**values)
             blueprint.check()
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -151,6 +194,8 @@ class Blueprint:
         for group in self.groups("attention").values():
             if len({self.heads[layer] for layer in group}) > 1:
                 raise ValueError(f"layers {list(group)} share their attention but have {list(self.heads)} heads")
+        if self.gates is not None:
+            self.gates.check(self.mlp_width)
         if self.difference_rank < 0:
             raise ValueError("difference_rank must not be negative")
         if self.tokens < 2:
@@ -172,6 +217,7 @@ class Blueprint:
         attention_of: tuple[int, ...] = (),
         mlp_of: tuple[int, ...] = (),
         difference_rank: int = 0,
+        gates: Gates | None = None,
     ) -> Blueprint:
         """The blueprint of a model that reads such rows. `readout` is (features, concepts, fading)."""
         return Blueprint(
@@ -192,6 +238,7 @@ class Blueprint:
             attention_of=attention_of,
             mlp_of=mlp_of,
             difference_rank=difference_rank,
+            gates=gates,
         )
 
 
@@ -331,15 +378,23 @@ class Restore:
     """As it was kept."""
     mlp_of: tuple[int, ...] = ()
     """As it was kept."""
+    gates: Gates | None = None
+    """As they were kept."""
 
     @staticmethod
     def of(concept: int, kept: Blueprint) -> Restore:
-        return Restore(concept, kept.heads, kept.attention_of, kept.mlp_of)
+        return Restore(concept, kept.heads, kept.attention_of, kept.mlp_of, kept.gates)
 
     def apply(self, blueprint: Blueprint) -> Blueprint:
         if len(self.heads) != blueprint.layers or min(self.heads) < 1:
             raise ValueError(f"cannot restore heads {list(self.heads)} into {blueprint.layers} layers")
-        after = replace(blueprint, heads=self.heads, attention_of=self.attention_of, mlp_of=self.mlp_of)
+        after = replace(
+            blueprint,
+            heads=self.heads,
+            attention_of=self.attention_of,
+            mlp_of=self.mlp_of,
+            gates=self.gates,
+        )
         after.check()
         return after
 
@@ -368,13 +423,36 @@ class RecycleHead:
         return f"recycle head {self.head} of layer {self.layer}"
 
 
-EDITS: dict[str, type[GrowHeads | ShrinkHeads | GrowOutputs | Restore | RecycleHead | Share | Unshare]] = {
-    kind.kind: kind for kind in (GrowHeads, ShrinkHeads, GrowOutputs, Restore, RecycleHead, Share, Unshare)
+@dataclass(frozen=True)
+class SetGate:
+    """Give every layer gates, which begin open: the model's outputs stay what they were. Or take them away: every head
+    and block then counts for every row as much as it did on average."""
+
+    kind: ClassVar[str] = "set_gate"
+    gates: Gates | None
+
+    def apply(self, blueprint: Blueprint) -> Blueprint:
+        if self.gates is not None and blueprint.gates is not None:
+            raise ValueError("the model has gates already; take them away first")
+        if self.gates == blueprint.gates:
+            raise ValueError("the model has no gates to take away")
+        after = replace(blueprint, gates=self.gates)
+        after.check()
+        return after
+
+    def describe(self) -> str:
+        if self.gates is None:
+            return "take the gates away"
+        return f"give every layer {self.gates.kind} gates per {self.gates.per}"
+
+
+EDITS: dict[str, type[GrowHeads | ShrinkHeads | GrowOutputs | Restore | RecycleHead | Share | Unshare | SetGate]] = {
+    kind.kind: kind for kind in (GrowHeads, ShrinkHeads, GrowOutputs, Restore, RecycleHead, Share, Unshare, SetGate)
 }
 
 
 def edit_to_dict(edit: Edit) -> dict[str, Any]:
-    return {"kind": edit.kind, **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(edit).items()}}
+    return {"kind": edit.kind, **{name: _plain(value) for name, value in vars(edit).items()}}
 
 
 def edit_from_dict(values: Mapping[str, Any]) -> Edit:
@@ -383,9 +461,17 @@ def edit_from_dict(values: Mapping[str, Any]) -> Edit:
         name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name != "kind"
     }
     try:
+        if isinstance(rest.get("gates"), Mapping):
+            rest["gates"] = Gates(**rest["gates"])
         return EDITS[values["kind"]](**rest)
     except (KeyError, TypeError) as error:
         raise InputError(f"edit: {dict(values)} is not an edit ({error}); kinds are {sorted(EDITS)}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Gates):
+        return asdict(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def diff(before: Blueprint, after: Blueprint) -> dict[str, tuple[Any, Any]]:

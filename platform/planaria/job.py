@@ -298,6 +298,20 @@ class Job(Settings):
         return self
 
     @model_validator(mode="after")
+    def _gates_fit_the_model(self) -> Job:
+        gate, model = self.policy.gate, self.model
+        if gate is not None and model.mlp_width % gate.mlp_blocks:
+            raise ValueError(
+                f"policy.gate.mlp_blocks is {gate.mlp_blocks}, which does not divide model.mlp_width "
+                f"{model.mlp_width}; change one"
+            )
+        if gate is not None and model.compile_after_rows is not None:
+            raise ValueError(
+                "policy.gate is given, and what rows leave out cannot be compiled; remove model.compile_after_rows"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _boundaries_can_be_told(self) -> Job:
         scenario = self.stream.scenario
         if self.policy.detector.boundaries == "detected" or scenario is None:

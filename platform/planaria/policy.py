@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from planaria.blueprint import PARTS, Part
+from planaria.blueprint import PARTS, GateKind, Gates, GateScope, Part
 from planaria.plain_yaml import read_yaml
 from planaria.settings import Settings, parse
 
@@ -80,6 +80,32 @@ class Sharing(Settings):
             "sandwich": lambda layer: layer if layer in (0, layers - 1) else 1,
         }
         return tuple(of[given](layer) for layer in range(layers))
+
+
+class Gate(Settings):
+    """Gates: which heads, and which blocks of the MLPs, are used. What is closed is not computed."""
+
+    kind: GateKind = "hard_concrete"
+    """straight_through: open or closed, learned with the gradient of the probability. hard_concrete: also between, and
+    drawn at random while it is learned, so that closed gates are tried again."""
+    per: GateScope = "row"
+    """row: each row opens what it needs. stream: all rows of a step use the same, which follows what the stream's rows
+    are like now; it saves more time, as nothing has to be gathered."""
+    mlp_blocks: int = Field(2, ge=1)
+    """Equal parts of a layer's hidden units that have a gate each. Per row, blocks of fewer than about 64 units cost
+    as much to gather as to compute."""
+    active_fraction: float = Field(0.6, gt=0, lt=1)
+    """Share of the parameters behind gates that a row is to use, on average over rows and layers."""
+    weight: float = Field(4.0, gt=0)
+    """Of the pull towards that: nats per row that using the whole model costs over using none of it, where it is used
+    whole and nothing of it should be."""
+    warm_up_samples: int = Field(2_000, ge=0)
+    """Rows of the stream before the pull begins."""
+
+    @property
+    def gates(self) -> Gates:
+        """For the blueprint."""
+        return Gates(self.kind, self.per, self.mlp_blocks)
 
 
 class Budget(Settings):
@@ -314,6 +340,8 @@ class Policy(Settings):
     """Shown in reports."""
     heads: Heads = Heads()
     sharing: Sharing = Sharing()
+    gate: Gate | None = None
+    """Gates that let each row use a part of the model, if any."""
     initialisation: Literal["normal", "orthogonal"] = "normal"
     """normal: weights begin as independent normal numbers. orthogonal: as orthogonal matrices, those that write into
     the residual stream scaled down by the depth."""
@@ -328,6 +356,15 @@ class Policy(Settings):
             raise ValueError(
                 "sharing.difference_rank is given but no layers share; set sharing.attention or sharing.mlp, or "
                 "remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_leave_what_others_watch(self) -> Policy:
+        if self.gate is not None and self.learner.renew is not None:
+            raise ValueError(
+                "gate and learner.renew are both given, but renew judges hidden units by all rows, and gates leave "
+                "rows out; remove one"
             )
         return self
 

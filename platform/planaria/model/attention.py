@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from planaria.model import short_attention
 from planaria.model.differences import Difference
+from planaria.model.skipping import Openings, Pairs
 
 # Above this many keys the T x S weights cost more to keep than the fused kernel costs to call (float32, CPU).
 _EXPLICIT_UP_TO_KEYS = 64
@@ -97,10 +98,12 @@ class ElasticAttention(nn.Module):
         positions_T: Tensor | None = None,
         context_positions_S: Tensor | None = None,
         difference: Difference | None = None,
+        open_BN: Tensor | None = None,
     ) -> Tensor:
         """Attend from x to the context (to x itself where there is none).
 
-        `difference` is what is added to the weights `q`, `kv` and `o` in this pass.
+        `difference` is what is added to the weights `q`, `kv` and `o` in this pass. `open_BN` multiplies each head's
+        output for each row (it may have one row for all); plain attention does not compute a head where that is 0.
         `padding_BS` is True where a key must be ignored; `causal` hides keys behind the query's own position; the
         positions (0, 1, 2, ... unless given) serve both the causal mask and the rotary turn.
         """
@@ -110,27 +113,64 @@ class ElasticAttention(nn.Module):
         o: Tensor = self.o
         if difference is not None:
             q, kv, o = difference.added("q", q), difference.added("kv", kv), difference.added("o", o)
-        q_BTNH, kv_BSG2H = self._project(x_BTD, context_BSE, q, kv)
+        q_bias: Tensor | None = self.q_bias
+        kv_bias: Tensor | None = self.kv_bias
         plain = not (self.rotary or causal) and padding_BS is None
+        skips = plain and self.queries_per_key == 1 and self.kept is None and self.head_scale_BN is None
+        if open_BN is not None and skips:
+            openings = Openings.of(open_BN, context_BSE)
+            if not openings.live:
+                return _constant(x_BTD, self.o_bias)
+            if openings.gathers:
+                return self._of_pairs(x_BTD, context_BSE, q, kv, o, openings.pairs())
+            q, kv, o, open_BN = *map(openings.live_only, (q, kv, o)), openings.weight_BG
+            q_bias = None if q_bias is None else openings.live_only(q_bias)
+            kv_bias = None if kv_bias is None else openings.live_only(kv_bias)
+            if open_BN is not None and len(open_BN) == 1:
+                o, open_BN = o * open_BN[0, :, None, None].to(o.dtype), None
+        q_BTNH, kv_BSG2H = self._project(x_BTD, context_BSE, (q, q_bias), (kv, kv_bias))
         if plain and short_attention.serves(q_BTNH, kv_BSG2H):
             mixed_BTNH = short_attention.attend(q_BTNH, kv_BSG2H)
         else:
             k_BNSH, v_BNSH = self._keys_and_values(kv_BSG2H)
             at = (positions_T, context_positions_S)
             mixed_BTNH = self._mixed(q_BTNH.transpose(1, 2), k_BNSH, v_BNSH, padding_BS, causal, *at).transpose(1, 2)
+        if open_BN is not None:
+            mixed_BTNH = mixed_BTNH * open_BN[:, None, :, None].to(mixed_BTNH.dtype)
         if self.kept is not None:
             self.kept.append((mixed_BTNH.detach(), o.detach()))
         if self.head_scale_BN is not None:
             mixed_BTNH = mixed_BTNH * self.head_scale_BN[:, None, :, None]
         return F.linear(mixed_BTNH.flatten(2), o.flatten(0, 1).t(), self.o_bias)
 
-    def _project(self, x_BTD: Tensor, context_BSE: Tensor, q: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
-        batch, groups = x_BTD.shape[0], self.kv.shape[0]
-        q_bias = None if self.q_bias is None else self.q_bias.flatten()
-        kv_bias = None if self.kv_bias is None else self.kv_bias.flatten()
-        q_BTNH = F.linear(x_BTD, q.flatten(0, 1), q_bias).view(batch, -1, self.heads, self.head_width)
-        kv_BSG2H = F.linear(context_BSE, kv.flatten(0, 2), kv_bias).view(batch, -1, groups, 2, self.head_width)
-        return q_BTNH, kv_BSG2H
+    def _of_pairs(self, x_BTD: Tensor, context_BSE: Tensor, q: Tensor, kv: Tensor, o: Tensor, pairs: Pairs) -> Tensor:
+        """Pairs of a head and a row that it is open to take the place of rows and heads."""
+        q_bias, kv_bias = self.q_bias, None if self.kv_bias is None else self.kv_bias.flatten(1)
+        x_PTD = pairs.gathered(x_BTD)
+        if x_BTD is context_BSE:
+            bias = None if q_bias is None or kv_bias is None else torch.cat((q_bias, kv_bias), 1).unbind()
+            qkv = pairs.each(x_PTD, torch.cat((q, kv.flatten(1, 2)), 1).unbind(), bias)
+            q_PTH, k_PSH, v_PSH = qkv.chunk(3, 2)
+        else:
+            q_PTH = pairs.each(x_PTD, q.unbind(), None if q_bias is None else q_bias.unbind())
+            bias = None if kv_bias is None else kv_bias.unbind()
+            k_PSH, v_PSH = pairs.each(pairs.gathered(context_BSE), kv.flatten(1, 2).unbind(), bias).chunk(2, 2)
+        mixed_PTH = pairs.weighed(mix(q_PTH[:, None], k_PSH[:, None], v_PSH[:, None])[:, 0])
+        return pairs.put_back(pairs.each(mixed_PTH, o.transpose(1, 2).unbind()), self.o_bias)
+
+    def _project(
+        self,
+        x_BTD: Tensor,
+        context_BSE: Tensor,
+        query: tuple[Tensor, Tensor | None],
+        key_value: tuple[Tensor, Tensor | None],
+    ) -> tuple[Tensor, Tensor]:
+        """With those weights and biases, which may be of some heads only."""
+        (q, q_bias), (kv, kv_bias), batch = query, key_value, x_BTD.shape[0]
+        q_BTF = F.linear(x_BTD, q.flatten(0, 1), None if q_bias is None else q_bias.flatten())
+        kv_BSF = F.linear(context_BSE, kv.flatten(0, 2), None if kv_bias is None else kv_bias.flatten())
+        q_BTNH = q_BTF.view(batch, -1, len(q), self.head_width)
+        return q_BTNH, kv_BSF.view(batch, -1, len(kv), 2, self.head_width)
 
     def _keys_and_values(self, kv_BSG2H: Tensor) -> tuple[Tensor, Tensor]:
         """For each head, shape [B, N, S, H]."""
@@ -164,6 +204,11 @@ class ElasticAttention(nn.Module):
             visible = ~padding_BS[:, None, None, :]
             mask = visible if mask is None else mask & visible
         return mix(q_BNTH, k_BNSH, v_BNSH, mask)
+
+
+def _constant(x_BTD: Tensor, bias_D: Tensor | None) -> Tensor:
+    """What attention without a live head answers."""
+    return torch.zeros_like(x_BTD) if bias_D is None else bias_D.expand(x_BTD.shape)
 
 
 def mix(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: Tensor | None = None) -> Tensor:

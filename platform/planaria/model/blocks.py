@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from planaria.model.attention import ElasticAttention
 from planaria.model.differences import Difference
+from planaria.model.gates import Gate
+from planaria.model.skipping import mlp_where_open
 
 
 class Mlp(nn.Module):
@@ -17,12 +19,17 @@ class Mlp(nn.Module):
         self.into = nn.Linear(width, mlp_width)
         self.out = nn.Linear(mlp_width, width)
 
-    def forward(self, x_BQD: Tensor, difference: Difference | None = None) -> Tensor:
-        """`difference` is what is added to the weights `into` and `out` in this pass."""
-        if difference is None:
+    def forward(self, x_BQD: Tensor, difference: Difference | None = None, open_BK: Tensor | None = None) -> Tensor:
+        """`difference` is what is added to the weights `into` and `out` in this pass; `open_BK` is how far each of K
+        blocks of hidden units is open to each row."""
+        if difference is None and open_BK is None:
             out_BQD: Tensor = self.out(F.gelu(self.into(x_BQD)))
             return out_BQD
-        into, out = difference.added("into", self.into.weight), difference.added("out", self.out.weight)
+        into, out = self.into.weight, self.out.weight
+        if difference is not None:
+            into, out = difference.added("into", into), difference.added("out", out)
+        if open_BK is not None:
+            return mlp_where_open(x_BQD, into, self.into.bias, out, self.out.bias, open_BK)
         return F.linear(F.gelu(F.linear(x_BQD, into, self.into.bias)), out, self.out.bias)
 
 
@@ -37,13 +44,14 @@ class Block(nn.Module):
     mlp: Mlp
     attention_difference: Difference | None
     mlp_difference: Difference | None
+    gate: Gate | None
 
     def __init__(self, width: int, *, answer_first: bool = False) -> None:
         super().__init__()
         self.answer_first = answer_first
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
-        self.attention_difference = self.mlp_difference = None
+        self.attention_difference = self.mlp_difference = self.gate = None
 
     def borrow(self, part: str, module: nn.Module) -> None:
         """Use a module that another block owns."""
@@ -57,10 +65,12 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         normed_BTD = self.norm1(x_BTD)
+        open_BN, open_BK = (None, None) if self.gate is None else self.gate(normed_BTD)
+        difference = self.attention_difference
         if self.answer_first:
-            attended_BQD = self.attention(normed_BTD[:, :1], normed_BTD, difference=self.attention_difference)
+            attended_BQD = self.attention(normed_BTD[:, :1], normed_BTD, difference=difference, open_BN=open_BN)
             x_BQD: Tensor = x_BTD[:, :1] + attended_BQD
         else:
-            x_BQD = x_BTD + self.attention(normed_BTD, difference=self.attention_difference)
-        x_BQD = x_BQD + self.mlp(self.norm2(x_BQD), self.mlp_difference)
+            x_BQD = x_BTD + self.attention(normed_BTD, difference=difference, open_BN=open_BN)
+        x_BQD = x_BQD + self.mlp(self.norm2(x_BQD), self.mlp_difference, open_BK)
         return x_BQD

@@ -21,6 +21,7 @@ from planaria.errors import InputError
 from planaria.model.attention import ElasticAttention
 from planaria.model.blocks import Block, Mlp
 from planaria.model.differences import Difference
+from planaria.model.gates import Gate
 from planaria.model.initialise import Initialisation, draw
 from planaria.model.inputs import ImageInput, TableInput
 from planaria.model.readout import Readout
@@ -108,6 +109,7 @@ class ElasticTransformer(nn.Module):
                 else:
                     block.borrow(part, getattr(self.block(owner), part))
                 setattr(block, f"{part}_difference", fresh_difference(blueprint, part, layer))
+            block.gate = fresh_gate(blueprint, layer)
 
     def observe(self, features: Mapping[str, Tensor]) -> None:
         """Update running statistics of the inputs with a whole batch (equal on every worker)."""
@@ -144,6 +146,13 @@ def fresh_part(blueprint: Blueprint, part: Part, layer: int) -> nn.Module:
     if part == "attention":
         return ElasticAttention(blueprint.width, blueprint.heads[layer], blueprint.head_width)
     return Mlp(blueprint.width, blueprint.mlp_width)
+
+
+def fresh_gate(blueprint: Blueprint, layer: int) -> Gate | None:
+    """One that is open to every row; None where the blueprint has none."""
+    if blueprint.gates is None:
+        return None
+    return Gate(blueprint.gates, blueprint.width, blueprint.heads[layer])
 
 
 def fresh_difference(blueprint: Blueprint, part: Part, layer: int) -> Difference | None:

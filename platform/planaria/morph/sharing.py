@@ -52,7 +52,7 @@ def share(model: ElasticTransformer, edit: Share, after: Blueprint, follow: Foll
     first, second = sorted(before.owners(part)[layer] for layer in edit.layers)
     groups = before.groups(part)
     kept, gone = _part(model, part, first), _part(model, part, second)
-    order = _matching(kept, gone)
+    order, blocks = _matching(kept, gone, 0 if before.gates is None else before.gates.blocks)
     wanted = {layer: _effective(model, part, layer) for layer in groups[first]}
     wanted |= {layer: _reordered(_effective(model, part, layer), order) for layer in groups[second]}
     mean = {name: torch.stack([one[name] for one in wanted.values()]).mean(0) for name in wanted[first]}
@@ -62,6 +62,7 @@ def share(model: ElasticTransformer, edit: Share, after: Blueprint, follow: Foll
         follow.dropped(old)
     for layer in groups[second]:
         model.block(layer).borrow(part, kept)
+        _reorder_gate(model, part, layer, order if part == "attention" else blocks, follow)
     for layer in wanted:
         _differ(model, part, layer, {name: wanted[layer][name] - mean[name] for name in mean}, after, follow)
 
@@ -112,11 +113,38 @@ def _effective(model: ElasticTransformer, part: Part, layer: int) -> dict[str, T
     return weights
 
 
-def _matching(kept: nn.Module, other: nn.Module) -> Tensor:
-    """Which head or hidden unit of `other` is most like each one of `kept`, each taken once."""
+def _matching(kept: nn.Module, other: nn.Module, blocks: int) -> tuple[Tensor, Tensor]:
+    """Which head or hidden unit of `other` is most like each one of `kept`, each taken once; and which block of hidden
+    units, where blocks have gates: then units keep together."""
     alike = _units(kept) @ _units(other).t()
+    if not blocks or isinstance(kept, ElasticAttention):
+        return _assigned(alike), torch.arange(blocks, device=alike.device)
+    pairs = [list(row.chunk(blocks, 1)) for row in alike.chunk(blocks)]
+    within = [[_assigned(part) for part in row] for row in pairs]
+    size = len(alike) // blocks
+    at = torch.arange(size, device=alike.device)
+    best = torch.stack(
+        [torch.stack([pairs[a][b][at, within[a][b]].sum() for b in range(blocks)]) for a in range(blocks)]
+    )
+    order = _assigned(best)
+    return torch.cat([b * size + within[a][b] for a, b in enumerate(order.tolist())]), order
+
+
+def _assigned(alike: Tensor) -> Tensor:
     _, order = linear_sum_assignment(alike.cpu().numpy(), maximize=True)
     return torch.as_tensor(order, device=alike.device)
+
+
+def _reorder_gate(model: ElasticTransformer, part: Part, layer: int, order: Tensor, follow: Follower) -> None:
+    """Gates go where their heads or blocks went."""
+    gate = model.block(layer).gate
+    if gate is None:
+        return
+    for name in ("heads", "heads_bias") if part == "attention" else ("blocks", "blocks_bias"):
+        old: nn.Parameter = getattr(gate, name)
+        new = nn.Parameter(old.detach().index_select(0, order))
+        setattr(gate, name, new)
+        follow.replaced(old, new, order)
 
 
 def _units(module: nn.Module) -> Tensor:

@@ -19,13 +19,16 @@ from planaria.blueprint import (
     GrowOutputs,
     RecycleHead,
     Restore,
+    SetGate,
     Share,
     ShrinkHeads,
     Unshare,
 )
 from planaria.model.differences import Difference
+from planaria.model.gates import Gate
 from planaria.model.transformer import ElasticTransformer
 from planaria.morph.follow import Follower, Followers
+from planaria.morph.gating import set_gate
 from planaria.morph.refit import refit_output_projection
 from planaria.morph.sharing import share, unshare
 
@@ -63,6 +66,8 @@ def operate(
         share(model, edit, after, follow)
     elif isinstance(edit, Unshare):
         unshare(model, edit, after, follow)
+    elif isinstance(edit, SetGate):
+        set_gate(model, after, follow, calibration)
     elif isinstance(edit, Restore):
         _restore(model, weights, after, follow)
     else:
@@ -90,6 +95,10 @@ def _grow_heads(
             left = difference.left(name)
             fresh = left.new_zeros(heads * len(left) // (attention.heads - heads), *left.shape[1:])
             _replace(difference, f"{name}_left", torch.arange(len(left), device=left.device), fresh, follow)
+    for gate in _gates(model, layer):
+        for name, fresh in gate.fresh_heads(heads).items():
+            old = getattr(gate, name)
+            _replace(gate, name, torch.arange(len(old), device=old.device), fresh, follow)
 
 
 def _shrink_heads(
@@ -113,6 +122,9 @@ def _shrink_heads(
     for difference in _differences(model, edit.layer):
         for name in difference.names:
             _replace(difference, f"{name}_left", keep_groups if name == "kv" else keep_heads, None, follow)
+    for gate in _gates(model, edit.layer):
+        for name in ("heads", "heads_bias"):
+            _replace(gate, name, keep_heads, None, follow)
 
 
 def _recycle_head(
@@ -135,6 +147,9 @@ def _recycle_head(
         for name in difference.names:
             left = difference.left(name)
             _replace(difference, f"{name}_left", kept, left.new_zeros(1, *left.shape[1:]), follow)
+    for gate in _gates(model, edit.layer):
+        for name, rows in gate.fresh_heads(1).items():
+            _replace(gate, name, kept, rows, follow)
 
 
 def _differences(model: ElasticTransformer, layer: int) -> list[Difference]:
@@ -142,6 +157,13 @@ def _differences(model: ElasticTransformer, layer: int) -> list[Difference]:
     owners = model.blueprint.owners("attention")
     blocks = [model.block(at) for at in range(len(owners)) if owners[at] == owners[layer]]
     return [block.attention_difference for block in blocks if block.attention_difference is not None]
+
+
+def _gates(model: ElasticTransformer, layer: int) -> list[Gate]:
+    """Of all layers that share the attention of this one."""
+    owners = model.blueprint.owners("attention")
+    blocks = [model.block(at) for at in range(len(owners)) if owners[at] == owners[layer]]
+    return [block.gate for block in blocks if block.gate is not None]
 
 
 def _restore(
@@ -158,8 +180,9 @@ def _restore(
         raise ValueError(f"what was kept has not {list(after.heads)} heads, or more than {after.outputs} outputs")
     nothing = torch.arange(0, device=model.output.bias.device)
     before = dict(model.named_parameters())
-    if (after.attention_of, after.mlp_of) != (model.blueprint.attention_of, model.blueprint.mlp_of):
+    if _arrangement(after) != _arrangement(model.blueprint):
         model.arrange(after)
+        model.to(nothing.device)
     for name, _ in list(model.named_parameters()):
         place, _, leaf = name.rpartition(".")
         new = nn.Parameter(weights[name].to(model.output.bias, copy=True))
@@ -175,6 +198,11 @@ def _restore(
             buffer.copy_(weights[name])
     if known < after.outputs:
         _grow_outputs(model, after.outputs, follow)
+
+
+def _arrangement(blueprint: Blueprint) -> tuple[object, ...]:
+    """What says which parameters there are, whatever their shapes."""
+    return blueprint.attention_of, blueprint.mlp_of, blueprint.gates
 
 
 def _grow_outputs(model: ElasticTransformer, outputs: int, follow: Follower) -> None:

@@ -31,10 +31,12 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 
 _INT, _FLOAT, _TEXT, _HEADS = pa.int64(), pa.float64(), pa.string(), pa.list_(pa.int32())
+_SHARES = pa.list_(pa.float64())
 
 SCHEMAS: dict[str, pa.Schema] = {
     # One row per reporting interval. `samples` and `wall_seconds` count from the start of the run, `prequential_*`
-    # is the mean since then; `accuracy`, `loss`, `mae`, `rmse` and `samples_per_second` belong to the interval.
+    # is the mean since then; `accuracy`, `loss`, `mae`, `rmse`, `samples_per_second`, `parameters_active`,
+    # `active_fraction` (of each layer's gated parameters) and `flops_per_sample` belong to the interval.
     "steps": _schema(
         step=_INT,
         samples=_INT,
@@ -50,6 +52,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         samples_per_second=_FLOAT,
         parameters=_INT,
         heads=_HEADS,
+        parameters_active=_FLOAT,
+        active_fraction=_SHARES,
         flops_per_sample=_INT,
         context=_INT,
         revision=_INT,
@@ -122,10 +126,11 @@ _CASTS: dict[pa.DataType, Callable[[Any], Any]] = {
     _INT: operator.index,
     _FLOAT: float,
     _TEXT: str,
+    _SHARES: lambda shares: [float(share) for share in shares],
     _HEADS: lambda heads: [operator.index(n) for n in heads],
 }
 
-_OF_THE_INTERVAL = ("loss", "accuracy", "mae")
+_OF_THE_INTERVAL = ("loss", "accuracy", "mae", "parameters_active")
 """Columns of `steps` that are means over the interval's samples."""
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from planaria.active import active_flops, active_fractions, active_parameters
 from planaria.blueprint import Blueprint, Edit, edit_to_dict
 from planaria.job import Job
 from planaria.record.tables import Records, decision_row, shift_row
@@ -25,6 +26,8 @@ class Totals:
     error: float = 0.0
     squared_error: float = 0.0
     parameters: float = 0.0
+    parameters_active: float = 0.0
+    active_fraction: float = 0.0
     flops: float = 0.0
     heads: float = 0.0
     wall_seconds: float = 0.0
@@ -46,6 +49,16 @@ class Stretch:
     error: float = 0.0
     squared_error: float = 0.0
     seconds: float = 0.0
+    parameters_active: float = 0.0
+    flops: float = 0.0
+    active: list[float] = field(default_factory=list)
+    """For each layer the share of its gated parameters, times rows."""
+
+    def add_active(self, samples: int, parameters: float, flops: float, fractions: Sequence[float]) -> None:
+        self.parameters_active += samples * parameters
+        self.flops += samples * flops
+        before = self.active or [0.0] * len(fractions)
+        self.active = [sum_so_far + samples * share for sum_so_far, share in zip(before, fractions, strict=True)]
 
     def add(self, samples: int, loss: float, error: float, squared_error: float, seconds: float) -> None:
         self.samples += samples
@@ -71,8 +84,8 @@ class Account:
         self.change_noticed = -1
         """First row of the newest true change that a shift was reported for. For evaluation only."""
 
-    def add(self, seen: StepReport, seconds: float) -> None:
-        """A step was learned from."""
+    def add(self, seen: StepReport, seconds: float, opened: Sequence[float] = ()) -> None:
+        """A step was learned from. `opened` is the share of its rows that each gate was open to."""
         totals, count = self.totals, len(seen.loss_B)
         loss, error = float(seen.loss_B.sum(dtype=np.float64)), float(seen.error_B.sum(dtype=np.float64))
         squared_error = float(np.square(seen.error_B, dtype=np.float64).sum())
@@ -82,7 +95,12 @@ class Account:
         totals.error += error
         totals.squared_error += squared_error
         totals.parameters += count * self.blueprint.parameters
-        totals.flops += count * self.blueprint.flops_per_sample
+        parameters, flops = active_parameters(self.blueprint, opened), active_flops(self.blueprint, opened)
+        fractions = active_fractions(self.blueprint, opened)
+        totals.parameters_active += count * parameters
+        totals.active_fraction += count * float(np.mean(fractions))
+        totals.flops += count * flops
+        self.interval.add_active(count, parameters, flops, fractions)
         totals.heads += count * sum(self.blueprint.heads)
         for stretch in (self.interval, self.life):
             stretch.add(count, loss, error, squared_error, seconds)
@@ -189,7 +207,9 @@ class Account:
                 "samples_per_second": part.samples / part.seconds if part.seconds else None,
                 "parameters": self.blueprint.parameters,
                 "heads": list(self.blueprint.heads),
-                "flops_per_sample": self.blueprint.flops_per_sample,
+                "parameters_active": part.parameters_active / part.samples,
+                "active_fraction": [share / part.samples for share in part.active],
+                "flops_per_sample": round(part.flops / part.samples),
                 "context": self.evaluator.current,
                 "revision": totals.revisions - 1,
                 **scores,
@@ -227,6 +247,8 @@ class Account:
             "parameters_first": self.parameters_first,
             "parameters_last": self.blueprint.parameters,
             "parameters_mean": totals.parameters / count,
+            "parameters_active_mean": totals.parameters_active / count,
+            "active_fraction_mean": totals.active_fraction / count if totals.samples else 1.0,
             "parameters_largest": replace(
                 self.blueprint, heads=(self.job.policy.heads.max,) * self.blueprint.layers
             ).parameters,

@@ -61,6 +61,7 @@ from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepRep
 from planaria.train.account import Account
 from planaria.train.compiling import Compiling
 from planaria.train.evaluate import Evaluator, table_bytes, table_from
+from planaria.train.gating import Gating
 from planaria.train.group import Group, own_shards, tree_sum
 from planaria.train.protection import Protection
 from planaria.train.reading import Reading, pass_through
@@ -108,6 +109,7 @@ class Lifelong:
         self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, hold_back, share)
         self.objective = build_objective(policy.learner)
         self.protection, self.renewing = Protection(policy.learner), Renewing(policy.learner)
+        self.gating = Gating(policy, job.seed)
         self.reading = Reading(policy.learner, self.task, job.seed)
         self.compiling = Compiling(pass_through, job.model.compile_after_rows, device)
         self.monitor = build_monitor(policy.detector, self.task)
@@ -158,6 +160,7 @@ class Lifelong:
             attention_of=policy.sharing.owners("attention", model.layers),
             mlp_of=policy.sharing.owners("mlp", model.layers),
             difference_rank=policy.sharing.difference_rank,
+            gates=None if policy.gate is None else policy.gate.gates,
         )
         self._install(blueprint)
         self.reading.begin(self.model, self._tensors(first.select(slice(self._step_rows))))
@@ -190,7 +193,7 @@ class Lifelong:
         seen, tick, told = self._learn(rows, judged, wish)
         kept_apart = self._remember(rows, seen)
         self._read(rows, judged, told, kept_apart)
-        self.account.add(seen, time.perf_counter() - began)
+        self.account.add(seen, time.perf_counter() - began, self.gating.opened)
         self._control(seen)
         self.account.totals.wall_seconds += time.perf_counter() - began
         self.between_steps = True
@@ -263,7 +266,7 @@ class Lifelong:
         if not alone:
             self._take_gradients(vector)
         lengths = self._lengths(len(rows), len(replay), len(judged))
-        reference, usage, lost_again, told, statistics = torch.split(vector[-sum(lengths) :], lengths)
+        reference, usage, opened, lost_again, told, statistics = torch.split(vector[-sum(lengths) :], lengths)
         if self._projects:
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
@@ -276,6 +279,7 @@ class Lifelong:
             )
         self.optimizer.step()
         self.protection.stepped(self.parameters, len(rows) + len(replay))
+        self.gating.stepped(self.model, opened, len(rows), self.row)
         self.renewing.renew(self.model, self.optimizer, usage, self._surgery_seed())
         if len(lost_again):
             self.memory.loss[replay] = lost_again.cpu().numpy()
@@ -309,7 +313,7 @@ class Lifelong:
         total = len(rows)
         lengths = self._lengths(total, len(replay), len(judged))
         everything = torch.zeros(sum(lengths), device=self.device)
-        reference, usage, lost_again, told, statistics = torch.split(everything, lengths)
+        reference, usage, opened, lost_again, told, statistics = torch.split(everything, lengths)
         beside = np.concatenate((slots, judged[part.judged]))
         if high == low and not len(beside):
             return everything
@@ -319,7 +323,9 @@ class Lifelong:
         features = self._tensors(batch)
         full = part.even and self._full(rows, replay, judged)
         passing = self.compiling.chosen(self.blueprint, self.account.life.samples, full)
-        with self._precision(), self.renewing.watching(self.model, usage, total + len(replay)):
+        own = (np.arange(total), part.fresh), (replay, part.replayed), (judged, part.judged)
+        gating = self.gating.watching(self.model, self.step, own)
+        with self._precision(), self.renewing.watching(self.model, usage, total + len(replay)), gating:
             output, answer, to_read = passing(self.model, features)
         spread = self.model.output.spread
         loss = row_loss(self.task, output, target, spread)
@@ -334,6 +340,9 @@ class Lifelong:
             objective = torch.dot(loss, torch.from_numpy(share_B).to(self.device))
         else:
             objective = self._objective_of(part, rows, replay, features, target, output, loss, learned, reference)
+        if len(opened):
+            held_in = ~rows.held_out[part.fresh]
+            objective = objective + self.gating.cost(self.model, opened, held_in, total, self.row) / learned
         objective.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             fresh_answer = answer[:count]
@@ -399,14 +408,15 @@ class Lifelong:
 
     def _lengths(self, rows: int, replayed: int, judged: int) -> list[int]:
         """Of the parts of what a shard returns: the replayed rows' gradient, where it is kept apart; what hidden units
-        did, where it is watched; replayed rows' losses, where the memory asks; what a readout learns from fresh
-        rows and is judged by; statistics, which are each fresh row's loss, error, outputs and sketch, and rank 0's
-        wishes."""
+        did, where it is watched; what gates did; replayed rows' losses, where the memory asks; what a readout learns
+        from fresh rows and is judged by; statistics, which are each fresh row's loss, error, outputs and sketch, and
+        rank 0's wishes."""
         reference = sum(p.numel() for p in self.parameters) if self._projects else 0
         statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + _WISHES
         again = replayed if self.memory.kind == "loss_aware" else 0
         told = (rows + judged) * self.reading.width(self.model)
-        return [reference, self.renewing.length(self.model), again, told, statistics]
+        gates = self.gating.length(self.model)
+        return [reference, self.renewing.length(self.model), gates, again, told, statistics]
 
     def _replayed(self, rows: int) -> int:
         """How many remembered rows are drawn beside so many fresh ones."""
@@ -750,6 +760,7 @@ class Lifelong:
             "optimizer.safetensors": save_tensors(optimizer_tensors(self.optimizer, named)),
             **self.protection.files(self.model),
             **self.renewing.files(),
+            **self.gating.files(),
             **self.reading.files(),
             "memory.arrow": table_bytes(self.memory.to_arrow(shares)),
             "records.arrow": self.account.records.state(),
@@ -769,6 +780,7 @@ class Lifelong:
             )
             self.protection.load(parts, self.model, self.device)
             self.renewing.load(parts, self.device)
+            self.gating.load(parts)
             self.reading.load(parts, self.device)
             self.memory.load_arrow(table_from(parts["memory.arrow"]))
             self.stream.load_state(about["stream"])
