@@ -17,16 +17,23 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.elastic import ROOT, interval
-from benchmarks.measure import RESULTS
+from benchmarks.measure import RESULTS, alternate, median_ratio
 from rich.console import Console
 from rich.table import Table
 
+from planaria.active import active_parameters
+from planaria.blueprint import Blueprint
 from planaria.job import Job
+from planaria.model import ElasticTransformer, build
+from planaria.morph import openings
 from planaria.record import read_rows
+from planaria.stream import open_stream
 from planaria.train.folder import RunFolder
 from planaria.train.worker import run_here
 
@@ -53,19 +60,25 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     "share all, differ by rank 2": _shared("all", 2),
     "share all, differ by rank 8": _shared("all", 8),
     "orthogonal start": {"initialisation": "orthogonal"},
-    "gates": {"gate": {"active_fraction": 0.57}},
+    "gates per row": {"gate": {"per": "row", "active_fraction": 0.5}},
+    "gates per row, straight-through": {"gate": {"per": "row", "kind": "straight_through", "active_fraction": 0.57}},
+    "gates per stream": {"gate": {"per": "stream", "active_fraction": 0.5}},
+    "smaller from the start": {"heads": {"start": 2, "max": 4}},
 }
+MLP_WIDTH = {"smaller from the start": 84}
+"""128 elsewhere: the smaller model has as many parameters as the gates are to leave."""
 HALF_WAY = 0.5
 """Of the stream: the accuracy that the plain model has there is what the steps to it are counted for."""
+TIMED_ROWS, TIMED_ROUNDS = 1_024, 5
 _SMOOTHED = 5
 """Reporting intervals."""
 
 
 def job_of(stream: str, technique: str, rate: float, seed: int) -> Job:
-    size = STREAMS[stream]
+    size, mlp_width = STREAMS[stream], MLP_WIDTH.get(technique, 128)
     policy = {
-        **TECHNIQUES[technique],
         "heads": {"start": 4, "max": 4},
+        **TECHNIQUES[technique],
         "controller": {"kind": "none"},
         "learner": {"loss": "naive", "learning_rate": rate, "memory": {"rows": 0}},
     }
@@ -76,7 +89,7 @@ def job_of(stream: str, technique: str, rate: float, seed: int) -> Job:
                 "task": "classification",
                 "scenario": {"contexts": [{"name": "all", "samples": size["samples"]}]},
             },
-            "model": {"width": 64, "layers": 6, "head_width": 16, "mlp_width": 128, "patch": 7},
+            "model": {"width": 64, "layers": 6, "head_width": 16, "mlp_width": mlp_width, "patch": 7},
             "policy": policy,
             "batch_rows": 64,
             "samples": size["samples"],
@@ -106,8 +119,49 @@ def run(task: tuple[str, str, float, int]) -> dict[str, Any]:
             "parameters": summary["parameters_last"],
             "bytes": weights.stat().st_size,
             "cpu_seconds": spent,
+            **in_use(folder, job_of(*task)),
             "curve": _smooth(accuracy),
         }
+
+
+def in_use(folder: RunFolder, job: Job) -> dict[str, float]:
+    """What the run's last model uses of itself on held-out rows, and its times against the plain model's."""
+    import torch
+    import torch.nn.functional as F
+    from safetensors.torch import load_file
+
+    checkpoint = max(folder.path.glob("checkpoints/*/"))
+    about = json.loads((checkpoint / "state.json").read_text())
+    model = build(Blueprint.from_json(about["account"]["blueprint"]))
+    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    stream = open_stream(job.stream, seed=job.seed, base=ROOT, hold_out_fraction=job.evaluation.hold_out_fraction)
+    stream.read(0, 2_000)
+    held_out = stream.held_out(0, TIMED_ROWS)
+    assert held_out is not None
+    features = {name: torch.from_numpy(column.copy()) for name, column in held_out.select(slice(None)).items()}
+    shares: list[float] = []
+    if model.blueprint.gates is not None:
+        shares = [share for layer in openings(model, features) for share in (layer != 0).double().mean(0).tolist()]
+    plain = build(replace(model.blueprint, gates=None, heads=(4,) * model.blueprint.layers, mlp_width=128))
+    target = torch.zeros(TIMED_ROWS, dtype=torch.int64)
+
+    def forward(which: ElasticTransformer, rows: int) -> None:
+        with torch.no_grad():
+            for low in range(0, TIMED_ROWS, rows):
+                which({name: column[low : low + rows] for name, column in features.items()})
+
+    def both(which: ElasticTransformer, rows: int) -> None:
+        for low in range(0, TIMED_ROWS, rows):
+            which.zero_grad()
+            output = which({name: column[low : low + rows] for name, column in features.items()})
+            F.cross_entropy(output, target[low : low + rows]).backward()
+
+    found = {"active": active_parameters(model.blueprint, shares)}
+    for name, work, rows in (("forward", forward, 256), ("forward_64", forward, 64), ("backward", both, 64)):
+        works = {"own": partial(work, model, rows), "plain": partial(work, plain, rows)}
+        seconds = alternate(works, TIMED_ROUNDS)
+        found[name] = median_ratio(seconds["own"], seconds["plain"])
+    return found
 
 
 def _smooth(curve: list[float]) -> list[float]:
@@ -127,6 +181,14 @@ def compared(ours: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[st
     def ratio(key: str) -> float:
         return round(statistics.median(one[key] / other[key] for one, other in zip(ours, plain, strict=True)), 3)
 
+    def ratio_to_whole(key: str) -> float:
+        return round(
+            statistics.fmean(one[key] / other["parameters"] for one, other in zip(ours, plain, strict=True)), 3
+        )
+
+    def median(key: str) -> float:
+        return round(statistics.median(one[key] for one in ours), 3)
+
     steps = []
     for one, other in zip(ours, plain, strict=True):
         level = other["curve"][int(HALF_WAY * len(other["curve"])) - 1]
@@ -139,8 +201,22 @@ def compared(ours: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[st
         "parameters": ours[0]["parameters"],
         "bytes_of_plain": ratio("bytes"),
         "cpu_seconds_of_plain": ratio("cpu_seconds"),
+        "accuracy_of_plain": ratio("final_accuracy"),
+        "active_of_plain": ratio_to_whole("active"),
+        "forward_256_of_plain": median("forward"),
+        "forward_64_of_plain": median("forward_64"),
+        "forward_backward_64_of_plain": median("backward"),
         "steps_of_plain": [round(value, 3) for value in (mean, mean - half, mean + half)],
     }
+
+
+def _write(found: list[dict[str, Any]], out: Path) -> None:
+    """In the place of earlier rows of the same technique on the same stream; all others stay."""
+    done = {(row["stream"], row["technique"]) for row in found}
+    earlier = json.loads(out.read_text()) if out.exists() else []
+    kept = [row for row in earlier if (row["stream"], row["technique"]) not in done]
+    rows = sorted([*kept, *found], key=lambda row: (list(STREAMS).index(row["stream"]), row["technique"] != "plain"))
+    out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def main() -> None:
@@ -162,17 +238,17 @@ def main() -> None:
                 name: list(pool.map(run, [(stream, name, rates[name], seed) for seed in arguments.seeds]))
                 for name in names
             }
-            table = Table("technique", "rate", "accuracy", "gain", "bytes", "CPU seconds", "steps to", title=stream)
+            columns = ("technique", "rate", "accuracy", "gain", "bytes", "active", "CPU", "forward", "steps to")
+            table = Table(*columns, title=stream)
             for name in names:
                 row = {"stream": stream, "technique": name, "rate": rates[name], "seeds": arguments.seeds}
                 row |= compared(lives[name], lives["plain"])
                 found.append(row)
-                shown = [str(row[key]) for key in ("final_accuracy", "final_gain", "bytes_of_plain")]
-                table.add_row(
-                    name, str(rates[name]), *shown, str(row["cpu_seconds_of_plain"]), str(row["steps_of_plain"])
-                )
+                shown = ["final_accuracy", "final_gain", "bytes_of_plain", "active_of_plain", "cpu_seconds_of_plain"]
+                shown += ["forward_256_of_plain", "steps_of_plain"]
+                table.add_row(name, str(rates[name]), *(str(row[key]) for key in shown))
             console.print(table)
-            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+            _write(found, arguments.out)
 
 
 if __name__ == "__main__":

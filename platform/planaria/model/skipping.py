@@ -1,9 +1,9 @@
 """Attention and MLPs of which each row uses a part: what is closed to a row is not computed for it.
 
-Heads (or blocks of hidden units) that are closed to all rows cost nothing. Where the others are open to some of the rows,
-pairs of a row and a gate that is open to it take the place of rows and gates. Gathering them costs time of its own:
-where few are left out, or the batch is small, all rows of the others are computed, and what is closed is multiplied by
-zero, which has the same outputs and gradients (docs/techniques.md has the times).
+Heads (or blocks of hidden units) that are closed to all rows cost nothing. Where the others are open to some of the
+rows, pairs of a row and a gate that is open to it take the place of rows and gates. Gathering them costs time of its
+own: where few are left out, or the batch is small, all rows of the others are computed, and what is closed is
+multiplied by zero, which has the same outputs and gradients (docs/techniques.md has the times).
 
 Legend: B rows, T tokens, D width, G gates (N heads or K blocks), F numbers of a projection, P pairs, gate by gate.
 """
