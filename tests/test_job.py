@@ -159,6 +159,19 @@ MISTAKES = [
         STREAM + "policy: zzz",
         "policy: there is no policy 'zzz'; give the path of a policy file, relative to the job file",
     ),
+    (
+        STREAM + "policy: {gate: {mlp_blocks: 3}}",
+        "policy.gate.mlp_blocks is 3, which does not divide model.mlp_width 128; change one",
+    ),
+    (
+        STREAM + "policy: {gate: {}}\nmodel: {compile_after_rows: 0}",
+        "policy.gate is given, and what rows leave out cannot be compiled; remove model.compile_after_rows",
+    ),
+    (
+        STREAM + "policy: {gate: {}, learner: {renew: {}}}",
+        "policy: gate and learner.renew are both given, but renew judges hidden units by all rows, and gates leave "
+        "rows out; remove one",
+    ),
 ]
 
 

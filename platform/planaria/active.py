@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from planaria.blueprint import PARTS, Blueprint
+from planaria.blueprint import PARTS, Blueprint, Part
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,6 +23,12 @@ def gate_sizes(blueprint: Blueprint) -> list[Floats]:
     return [np.repeat((head, block), (heads, blocks)) for heads in blueprint.heads]
 
 
+def gates_behind(blueprint: Blueprint, part: Part, layer: int) -> slice:
+    """Which of the layer's gates are those of that part."""
+    heads = blueprint.heads[layer]
+    return slice(heads) if part == "attention" else slice(heads, None)
+
+
 def active_parameters(blueprint: Blueprint, shares: Sequence[float]) -> float:
     """Parameters that a row uses, on average. Those that layers share count once, as those of the layer that uses most
     of them."""
@@ -31,10 +37,8 @@ def active_parameters(blueprint: Blueprint, shares: Sequence[float]) -> float:
     by_layer, sizes, unused = _by_layer(blueprint, shares), gate_sizes(blueprint), 0.0
     for part in PARTS:
         for owner, layers in blueprint.groups(part).items():
-            heads = blueprint.heads[owner]
-            these = slice(heads) if part == "attention" else slice(heads, None)
-            most = np.max([by_layer[layer][these] for layer in layers], axis=0)
-            unused += float(((1 - most) * sizes[owner][these]).sum())
+            most = np.max([by_layer[layer][gates_behind(blueprint, part, layer)] for layer in layers], axis=0)
+            unused += float(((1 - most) * sizes[owner][gates_behind(blueprint, part, owner)]).sum())
     return blueprint.parameters - unused
 
 

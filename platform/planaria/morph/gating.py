@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from planaria.active import gates_behind
 from planaria.blueprint import PARTS, Blueprint
 from planaria.model.gates import Watch
 from planaria.model.transformer import ElasticTransformer, fresh_gate
@@ -48,9 +49,7 @@ def _keep_averages(model: ElasticTransformer, calibration: Mapping[str, Tensor])
     mean_G = [open_BG.mean(0) for open_BG in openings(model, calibration)]
     for part in PARTS:
         for owner, layers in blueprint.groups(part).items():
-            heads = blueprint.heads[owner]
-            these = slice(heads) if part == "attention" else slice(heads, None)
-            mean = torch.stack([mean_G[layer][these] for layer in layers]).mean(0)
+            mean = torch.stack([mean_G[layer][gates_behind(blueprint, part, layer)] for layer in layers]).mean(0)
             if part == "attention":
                 model.block(owner).attention.o.mul_(mean[:, None, None])
             else:

@@ -142,12 +142,21 @@ def costs(run: Run) -> list[tuple[str, str, str]]:
         ("throughput", f"{short_number(speed)} samples/s", _workers(get("workers"))) if known(speed) else None,
         ("time in decisions", duration(decision), share),
         *_decision_costs(run),
+        _gate_cost(run),
         ("FLOPs a row, mean", short_number(flops), saving) if known(flops) else None,
         ("restarts", str(get("restarts")), "after lost workers or resumes") if known(get("restarts")) else None,
         ("rows lost", thousands(lost), "") if known(lost) else None,
         ("rows repeated", thousands(repeated), "") if known(repeated) else None,
     ]
     return [row for row in shown if row is not None]
+
+
+def _gate_cost(run: Run) -> tuple[str, str, str] | None:
+    """What rows used of the model, where gates let them use a part."""
+    used, share = run.summary.get("parameters_active_mean"), run.summary.get("active_fraction_mean")
+    if not known(used) or not known(share) or share >= 1:
+        return None
+    return "parameters a row used, mean", short_number(used), f"{100 * share:.0f}% of what is behind gates"
 
 
 def _lead_shifts(run: Run) -> Iterator[str]:
