@@ -261,6 +261,16 @@ class Record(Settings):
     """How many models of earlier revisions stay in the run's folder."""
 
 
+class Energy(Settings):
+    """What is taken for the power of what has no counter that can be read. Where it has one, that is read."""
+
+    watts_per_core: float = Field(10.0, ge=0)
+    """Of a core that is busy, with its share of the machine: a server's 350 W over 32 to 56 cores, or a laptop's 45 W
+    over 4 to 10, are 5 to 11 W. A guess: set it to what your machine draws."""
+    watts_per_gpu: float = Field(300.0, ge=0)
+    """Of a GPU, for as long as the run has it."""
+
+
 class Job(Settings):
     name: str = "run"
     """Names the run's folder and its MLflow run."""
@@ -281,6 +291,7 @@ class Job(Settings):
     storage: Storage = Storage()
     evaluation: Evaluation = Evaluation()
     record: Record = Record()
+    energy: Energy = Energy()
 
     @model_validator(mode="after")
     def _loss_fits_the_task(self) -> Job:

@@ -74,6 +74,7 @@ def test_the_page_says_what_happened_and_why(example_run_folder: Path) -> None:
         "No edit beats keeping by 1 standard error",
         "74.0%, 9.0 points forgotten",
         "rows lost 0",
+        "energy 2.5k J estimated: the workers' CPU time x 10 W a core",
         "12.8% of the wall time",
         "mlflow ui --backend-store-uri sqlite:///mlflow.db",
     ):

@@ -90,7 +90,7 @@ def _live(run: Lifelong, steps: int | None = None) -> None:
         pass
 
 
-CLOCKS = {"wall_seconds", "decision_seconds", "samples_per_second", "seconds"}
+CLOCKS = {"wall_seconds", "decision_seconds", "cpu_seconds", "energy_joules", "samples_per_second", "seconds"}
 
 
 def _timeless(value: Any) -> Any:

@@ -127,7 +127,7 @@ def parts(run: Lifelong) -> dict[str, Any]:
     """All of a run's state that no clock has touched."""
     state = dict(run.state())
     about = json.loads(state.pop("state.json"))
-    for clocked in ("wall_seconds", "decision_seconds"):
+    for clocked in ("wall_seconds", "decision_seconds", "cpu_seconds", "energy_joules"):
         about["account"]["totals"].pop(clocked)
     about["account"].pop("interval"), about["account"].pop("life")
     state.pop("records.arrow")

@@ -82,7 +82,7 @@ def everything(run: Lifelong) -> dict[str, Any]:
     about = json.loads(parts.pop("state.json"))
     for clocked in ("interval", "life"):
         about["account"].pop(clocked)
-    for clocked in ("wall_seconds", "decision_seconds"):
+    for clocked in ("wall_seconds", "decision_seconds", "cpu_seconds", "energy_joules"):
         about["account"]["totals"].pop(clocked)
     parts.pop("records.arrow")
     return {"about": about, "shifts": list(run.account.records.rows("shifts")), **parts}

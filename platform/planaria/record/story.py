@@ -135,6 +135,7 @@ def costs(run: Run) -> list[tuple[str, str, str]]:
     speed = get("samples_per_second") or run.latest("samples_per_second")
     share = _share(decision, wall)
     flops, lost, repeated = get("flops_per_sample_mean"), get("rows_lost"), get("rows_repeated")
+    energy = get("energy_joules")
     largest = _largest(run, "flops_per_sample")
     saving = _saving(flops, largest, "the largest so far") if known(flops) and largest else ""
     shown = [
@@ -144,6 +145,7 @@ def costs(run: Run) -> list[tuple[str, str, str]]:
         *_decision_costs(run),
         _gate_cost(run),
         ("FLOPs a row, mean", short_number(flops), saving) if known(flops) else None,
+        ("energy", f"{short_number(energy)} J", str(get("energy_method") or "")) if known(energy) else None,
         ("restarts", str(get("restarts")), "after lost workers or resumes") if known(get("restarts")) else None,
         ("rows lost", thousands(lost), "") if known(lost) else None,
         ("rows repeated", thousands(repeated), "") if known(repeated) else None,

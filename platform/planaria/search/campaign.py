@@ -24,6 +24,7 @@ OBJECTIVES: Mapping[str, str] = {
     "parameters_mean": "trainable numbers, a mean over the rows",
     "heads_mean": "heads, a mean over the rows",
     "flops_per_sample_mean": "of a forward pass, a mean over the rows",
+    "energy_joules": "of all workers, measured or estimated as energy_method in summary.json says",
     "cpu_seconds": "of the trial's process, all seeds together",
 }
 

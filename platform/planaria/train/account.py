@@ -32,6 +32,9 @@ class Totals:
     heads: float = 0.0
     wall_seconds: float = 0.0
     decision_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Of all workers' processes."""
+    energy_joules: float = 0.0
     decisions: int = 0
     shifts: int = 0
     grows: int = 0
@@ -81,6 +84,8 @@ class Account:
         """Of the present revision."""
         self.heads_first: list[int] = []
         self.parameters_first = 0
+        self.energy_methods: list[str] = []
+        """How the joules were found: several where the run went on elsewhere."""
         self.change_noticed = -1
         """First row of the newest true change that a shift was reported for. For evaluation only."""
 
@@ -108,6 +113,13 @@ class Account:
         self.step += 1
         if self.interval.samples >= self.records.interval_samples:
             self._close_interval()
+
+    def add_energy(self, cpu_seconds: float, joules: float, method: str) -> None:
+        """What all workers together have spent since the last time."""
+        self.totals.cpu_seconds += cpu_seconds
+        self.totals.energy_joules += joules
+        if method not in self.energy_methods:
+            self.energy_methods.append(method)
 
     def close(self) -> None:
         """The stream has ended."""
@@ -256,6 +268,9 @@ class Account:
             "decision_seconds": totals.decision_seconds,
             "samples_per_second": totals.samples / totals.wall_seconds if totals.wall_seconds else 0.0,
             "wall_seconds": totals.wall_seconds,
+            "cpu_seconds": totals.cpu_seconds,
+            "energy_joules": totals.energy_joules,
+            "energy_method": ", then ".join(self.energy_methods),
             "rows_lost": 0 if intact else max(1, self.row - totals.samples),
             "rows_repeated": 0 if intact else max(0, totals.samples - self.row),
             "flaws": {flaw: sum(columns.values()) for flaw, columns in self.stream.counts.items()},
@@ -311,6 +326,7 @@ class Account:
             "life": asdict(self.life),
             "heads_first": self.heads_first,
             "parameters_first": self.parameters_first,
+            "energy_methods": self.energy_methods,
             "change_noticed": self.change_noticed,
         }
 
@@ -322,4 +338,5 @@ class Account:
         self.totals, self.interval = Totals(**state["totals"]), Stretch(**state["interval"])
         self.life = Stretch(**state["life"])
         self.heads_first, self.parameters_first = list(state["heads_first"]), int(state["parameters_first"])
+        self.energy_methods = list(state["energy_methods"])
         self.change_noticed = int(state["change_noticed"])

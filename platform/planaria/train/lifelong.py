@@ -60,6 +60,7 @@ from planaria.morph import Follower, Followers, operate
 from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepReport, Stream
 from planaria.train.account import Account
 from planaria.train.compiling import Compiling
+from planaria.train.energy import build_meter
 from planaria.train.evaluate import Evaluator, table_bytes, table_from
 from planaria.train.gating import Gating
 from planaria.train.group import Group, own_shards, tree_sum
@@ -79,8 +80,8 @@ SKETCH_FEATURES = 32
 _FIRST_STEP_ROWS = 4
 """Of a job whose first steps are small."""
 _EVALUATION_ROWS = 512
-_WISHES = 3
-"""Fields of a Tick."""
+_BESIDE_ROWS = 2 + 3
+"""Numbers of a step that are no row's: CPU seconds and joules that were spent, and the fields of a Tick."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class Lifelong:
         """First row that is surely of the present concept."""
         self.evaluator = Evaluator(job.evaluation, stream, self.task, job.seed)
         self.account = Account(job, stream, self.evaluator)
+        self.meter = build_meter(job.energy, group, device)
         self.model: ElasticTransformer
         self.optimizer: torch.optim.Optimizer
         self.parameters: list[nn.Parameter]
@@ -202,6 +204,8 @@ class Lifelong:
     def finish(self) -> dict[int, tuple[float, float]]:
         """Close the record; returns the final (error, squared error) per context."""
         final = self.evaluator.measure(self.group.spread, self._score)
+        spent = self.meter.spent()
+        self._note_energy(*self.group.sum(torch.tensor([spent.cpu_seconds, spent.joules], device=self.device)).tolist())
         self.account.close()
         return final
 
@@ -259,8 +263,10 @@ class Lifelong:
             for parameter in self.parameters:
                 parameter.grad = None
             statistics = self._shard(parts[shard], rows, replay, judged)
-            if wish != QUIET and self.group.rank == 0 and not vectors:
-                statistics[-_WISHES:] = torch.tensor(astuple(wish), dtype=statistics.dtype)
+            if not vectors:
+                spent = self.meter.spent()
+                wishes = astuple(wish) if self.group.rank == 0 else astuple(QUIET)
+                statistics[-_BESIDE_ROWS:] = torch.tensor((spent.cpu_seconds, spent.joules, *wishes))
             vectors.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
         vector = self.group.sum(tree_sum(vectors))
         if not alone:
@@ -271,7 +277,7 @@ class Lifelong:
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
         length = clip_gradients(self.optimizer, self.job.policy.learner.clip_norm)
-        seen, wishes = self._unpack(statistics, rows)
+        seen, (cpu_seconds, joules, *wishes) = self._unpack(statistics, rows)
         if not (np.isfinite(seen.loss_B).all() and np.isfinite(length)):
             raise RunError(
                 f"step {self.step}: the loss is not finite; lower policy.learner.learning_rate, or look for extreme "
@@ -285,7 +291,11 @@ class Lifelong:
             self.memory.loss[replay] = lost_again.cpu().numpy()
         if self.task == "regression":
             self.model.output.observe(self._target(rows.target))
+        self._note_energy(float(cpu_seconds), float(joules))
         return seen, Tick(*(bool(agreed) for agreed in wishes)), told
+
+    def _note_energy(self, cpu_seconds: float, joules: float) -> None:
+        self.account.add_energy(cpu_seconds, joules, self.meter.method)
 
     def _read(self, rows: Rows, judged: npt.NDArray[np.int64], told: Tensor, kept_apart: set[int]) -> None:
         """Let the readout learn the step's rows, but for those that memory keeps apart to judge by."""
@@ -356,7 +366,7 @@ class Lifelong:
                 error = row_error(self.task, fresh_answer, target[:count])
                 sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
                 columns = (torch.stack((told_loss, error), 1), output[:count], sketch)
-                statistics[:-_WISHES].view(total, -1)[low:high] = torch.cat(columns, 1)
+                statistics[:-_BESIDE_ROWS].view(total, -1)[low:high] = torch.cat(columns, 1)
         return everything
 
     def _objective_of(
@@ -409,10 +419,10 @@ class Lifelong:
     def _lengths(self, rows: int, replayed: int, judged: int) -> list[int]:
         """Of the parts of what a shard returns: the replayed rows' gradient, where it is kept apart; what hidden units
         did, where it is watched; what gates did; replayed rows' losses, where the memory asks; what a readout learns
-        from fresh rows and is judged by; statistics, which are each fresh row's loss, error, outputs and sketch, and
-        rank 0's wishes."""
+        from fresh rows and is judged by; statistics, which are each fresh row's loss, error, outputs and sketch, what
+        the workers spent, and rank 0's wishes."""
         reference = sum(p.numel() for p in self.parameters) if self._projects else 0
-        statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + _WISHES
+        statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + _BESIDE_ROWS
         again = replayed if self.memory.kind == "loss_aware" else 0
         told = (rows + judged) * self.reading.width(self.model)
         gates = self.gating.length(self.model)
@@ -426,7 +436,7 @@ class Lifelong:
     def _unpack(self, statistics: Tensor, rows: Rows) -> tuple[StepReport, npt.NDArray[np.float32]]:
         total, outputs = len(rows), self.blueprint.outputs
         flat = statistics.cpu().numpy()
-        of_rows, wishes = flat[:-_WISHES].reshape(total, -1), flat[-_WISHES:]
+        of_rows, rest = flat[:-_BESIDE_ROWS].reshape(total, -1), flat[-_BESIDE_ROWS:]
         loss, error, output, sketch = (
             np.ascontiguousarray(of_rows[:, columns])
             for columns in (0, 1, slice(2, 2 + outputs), slice(2 + outputs, None))
@@ -441,7 +451,7 @@ class Lifelong:
             sketch_BF=sketch,
             context_B=rows.context if isinstance(self.monitor, ToldMonitor) else None,
         )
-        return report, wishes
+        return report, rest
 
     def _flat_gradients(self) -> list[Tensor]:
         return [p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in self.parameters]

@@ -87,7 +87,7 @@ class Workbench:
         """A copy of the model under the candidate, and the per-parameter rates at which it would adapt."""
         model, optimizer = self.under(candidate)
         parameters = list(model.parameters())
-        if candidate.treatment == "keep" or self.policy.learner.optimizer == "sgd":
+        if candidate.treatment == "keep" or self.policy.learner.optimizer in ("sgd", "meta_sgd"):
             return model, adam_rates(parameters, optimizer, None)
         few = {name: column[:_RATE_ROWS] for name, column in self.evidence.recent.items()}
         loss = self.row_loss(model, few, self.evidence.recent_target[:_RATE_ROWS]).mean()
