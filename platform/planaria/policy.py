@@ -313,8 +313,10 @@ class Learner(Settings):
     """What is remembered."""
     replay_ratio: float = Field(1.0, ge=0)
     """Remembered rows replayed per new row."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """How the weights follow the gradient."""
+    optimizer: Literal["adamw", "adabelief", "meta_sgd", "sgd"] = "adamw"
+    """How the weights follow the gradient. adamw. adabelief: steps are the longer, the larger a weight's mean
+    gradient is beside its standard deviation. meta_sgd: every weight has a rate of its own, learned by looking one step
+    ahead; give it a learning_rate of 0.1 to 1 to begin with. sgd: with momentum 0.9."""
     learning_rate: float = Field(1e-3, gt=0)
     """Length of a step."""
     weight_decay: float = Field(0.01, ge=0)

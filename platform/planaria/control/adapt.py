@@ -11,7 +11,7 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -87,9 +87,10 @@ def adam_rates(
 ) -> list[Tensor]:
     """Per-parameter rates with which a plain step goes as far as the optimizer's own next step would.
 
-    AdamW: learning rate / sqrt(second moment + its tensor's mean), so that new elements move as their neighbours do.
-    Where there are no moments (they were reset), the mean square of `gradients` stands for them. SGD: its rate, with
-    momentum's gain.
+    AdamW: learning rate / sqrt(second moment + its tensor's mean), so that new elements move as their neighbours do;
+    where variances are kept instead of second moments, they and the squared mean make these. Where there are no moments
+    (they were reset), the mean square of `gradients` stands for them. SGD: its rate, with momentum's gain. Learned
+    rates: as they are.
     """
     options = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     seconds: list[Tensor | None] = []
@@ -97,8 +98,8 @@ def adam_rates(
         group, state = options[id(parameter)], optimizer.state.get(parameter, {})
         if "betas" not in group:
             seconds.append(None)
-        elif "exp_avg_sq" in state:
-            seconds.append(state["exp_avg_sq"] / (1 - float(group["betas"][1]) ** float(state["step"])))
+        elif "exp_avg" in state:
+            seconds.append(_second_moment(group["betas"], state))
         else:
             square = gradients[at].square().mean() if gradients is not None else parameter.new_ones(())
             seconds.append(square.expand_as(parameter))
@@ -108,10 +109,22 @@ def adam_rates(
     rates = []
     for parameter, second in zip(parameters, seconds, strict=True):
         group = options[id(parameter)]
-        if second is None:
+        if "meta_rate" in group:
+            gain = optimizer.state.get(parameter, {}).get("log_gain", torch.zeros_like(parameter))
+            rates.append((float(group["lr"]) * gain.exp()).detach())
+        elif second is None:
             rates.append(torch.full_like(parameter, float(group["lr"]) / (1 - float(group["momentum"]))))
         else:
             # Adam's momentum damps a rare large gradient tenfold; a plain step must not take it in full.
             spread = (second + second.mean().clamp(min=floor)).sqrt()
             rates.append((float(group["lr"]) / (spread + 1e-6)).detach().clone())
     return rates
+
+
+def _second_moment(betas: tuple[float, float], state: Mapping[str, Tensor]) -> Tensor:
+    """Of a parameter's gradient, without the bias of its first steps."""
+    step = float(state["step"])
+    known = 1 - betas[1] ** step
+    if "exp_avg_sq" in state:
+        return torch.div(state["exp_avg_sq"], known)
+    return torch.div(state["exp_avg_var"], known).add(state["exp_avg"].div(1 - betas[0] ** step).square())

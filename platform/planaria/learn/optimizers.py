@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from planaria.errors import InputError
+from planaria.learn.flat import FlatOptimizer
+from planaria.learn.flat_adabelief import FlatAdaBelief
 from planaria.learn.flat_adamw import FlatAdamW
+from planaria.learn.meta_sgd import MetaSGD
 from planaria.policy import Learner
 
 
 def build_optimizer(model: nn.Module, learner: Learner) -> torch.optim.Optimizer:
-    """AdamW (decoupled weight decay on matrices alone) or SGD with momentum 0.9."""
+    """The policy's; weight decay is decoupled, but for that of sgd, and on matrices alone."""
     decayed = [p for p in in_order(model) if p.dim() >= 2]
     plain = [p for p in in_order(model) if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": learner.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if learner.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=learner.learning_rate, momentum=0.9)
-    return FlatAdamW(groups, lr=learner.learning_rate)
+    kinds: dict[str, Callable[..., FlatOptimizer]] = {
+        "adamw": FlatAdamW,
+        "adabelief": FlatAdaBelief,
+        "meta_sgd": MetaSGD,
+    }
+    return kinds[learner.optimizer](groups, lr=learner.learning_rate)
 
 
 def in_order(model: nn.Module) -> list[nn.Parameter]:
@@ -109,15 +117,19 @@ class RestoringFollower(OptimizerFollower):
 def clip_gradients(optimizer: torch.optim.Optimizer, longest: float) -> float:
     """Scale the gradients down where they are longer than that together; returns their length before. What the
     optimizer's next step takes is scaled; whether the parameters' own gradients are is left open."""
-    if isinstance(optimizer, FlatAdamW):
+    if isinstance(optimizer, FlatOptimizer):
         return optimizer.gather(longest)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return float(nn.utils.clip_grad_norm_(parameters, longest, foreach=True))
 
 
 def reset_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Forget momentum and step counts, as after an abrupt shift they point the wrong way."""
+    """Forget momentum and step counts, as after an abrupt shift they point the wrong way. Rates that were learned
+    stay."""
+    lasting = optimizer.lasting if isinstance(optimizer, FlatOptimizer) else ()
+    kept = {p: {slot: state[slot] for slot in lasting if slot in state} for p, state in optimizer.state.items()}
     optimizer.state.clear()
+    optimizer.state.update({parameter: state for parameter, state in kept.items() if state})
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
@@ -149,7 +161,8 @@ def _follow(slot: str, value: object, old: nn.Parameter, new: nn.Parameter, kept
         return value.clone() if isinstance(value, Tensor) else value
     moved = torch.zeros_like(new, memory_format=torch.preserve_format)
     moved[: len(kept)] = value.index_select(0, kept)
-    if slot == "exp_avg_sq" and len(new) > len(kept):
-        # Adam's step count is the tensor's: from a second moment of zero, new rows would take several times its steps.
+    if slot.startswith("exp_avg_") and len(new) > len(kept):
+        # Adam's step count is the tensor's: from a second moment (or variance) of zero, new rows would take several
+        # times its steps.
         moved[len(kept) :] = moment * moved[: len(kept)].mean(0)
     return moved

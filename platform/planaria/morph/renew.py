@@ -42,4 +42,4 @@ def _forget(optimizer: torch.optim.Optimizer, parameter: Tensor, dimension: int,
     for slot, value in optimizer.state.get(parameter, {}).items():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             place = value.select(dimension, unit)
-            place.copy_(value.mean(dimension) if slot == "exp_avg_sq" else torch.zeros_like(place))
+            place.copy_(value.mean(dimension) if slot.startswith("exp_avg_") else torch.zeros_like(place))
