@@ -118,3 +118,23 @@ def test_value_is_the_paired_gain_minus_the_extra_price() -> None:
     assert keep.value == 0
     assert grow.value == pytest.approx(0.5 * (0.1 + 0.5 * 0.2) + 0.04 - 0.02, abs=1e-6)
     assert grow.standard_error == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adabelief", "meta_sgd"])
+def test_rates_of_the_look_ahead_are_those_of_the_optimizer(name: str) -> None:
+    model = build(BLUEPRINT)
+    features, target = _rows()
+    optimizer = build_optimizer(model, Learner(optimizer=name, learning_rate=0.01))
+    for _ in range(3):
+        optimizer.zero_grad()
+        _row_loss(model, features, target).mean().backward()
+        optimizer.step()
+    parameters = list(model.parameters())
+    for parameter, rate in zip(parameters, adam_rates(parameters, optimizer, None), strict=True):
+        state = optimizer.state[parameter]
+        if name == "meta_sgd":
+            torch.testing.assert_close(rate, 0.01 * state["log_gain"].exp())
+            continue
+        square = state["exp_avg_var"] / (1 - 0.999**3) + (state["exp_avg"] / (1 - 0.9**3)).square()
+        loud = square > 10 * square.mean()
+        assert bool((rate > 0).all()) and bool((rate <= 0.01 / square.sqrt())[loud].all())

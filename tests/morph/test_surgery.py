@@ -75,10 +75,10 @@ def test_a_grown_head_learns() -> None:
     assert bool((model.block(0).attention.o[-1] != 0).any())
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adabelief", "meta_sgd", "sgd"])
 def test_optimizer_state_follows_its_heads_and_new_ones_begin_clean(name: str) -> None:
     model, optimizer = _trained(learner=Learner(optimizer=name, learning_rate=0.01))
-    slot = "exp_avg" if name == "adamw" else "momentum_buffer"
+    slot = "momentum_buffer" if name == "sgd" else "exp_avg"
     before = optimizer.state[model.block(1).attention.q][slot].clone()
     follow = OptimizerFollower(optimizer)
     operate(model, ShrinkHeads(1, (1,)), seed=0, follow=follow)

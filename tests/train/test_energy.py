@@ -53,6 +53,9 @@ class Workers:
         answers.insert(self.rank, work(self.rank))
         return answers
 
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
 
 def alone() -> Workers:
     return Workers(0, [])
@@ -216,6 +219,10 @@ class Threads:
         mine = {at: work(at) for at in range(self.rank, count, self.size)}
         done = {at: value for box in self._all(mine) for at, value in box.items()}
         return [done[at] for at in range(count)]
+
+    def gather(self, value: T) -> list[T]:
+        everyone = self._all(value)
+        return everyone if self.rank == 0 else []
 
 
 def test_all_workers_are_counted_and_all_know_it(job: Job) -> None:

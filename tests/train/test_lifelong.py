@@ -175,6 +175,8 @@ def test_shards_change_the_curve_only_by_rounding(table: Path) -> None:
         {"protect": {"kind": "lwf"}},
         {"renew": {"rate": 0.001}},
         {"optimizer": "sgd", "learning_rate": 0.01},
+        {"optimizer": "adabelief"},
+        {"optimizer": "meta_sgd", "learning_rate": 0.3},
         {"replay_ratio": 0.0},
         {"readout": {"features": 60}},
         {"readout": {"features": 60, "half_lives": [200]}, "loss": "naive", "memory": {"rows": 0}},
@@ -190,6 +192,8 @@ def test_every_learner_learns(learner: dict[str, Any], table: Path) -> None:
 
 
 PROTECTED: list[dict[str, Any]] = [
+    {"optimizer": "adabelief", "renew": {"rate": 0.01, "maturity_steps": 10}},
+    {"optimizer": "meta_sgd", "learning_rate": 0.1},
     {"loss": "a_gem"},
     {"renew": {"rate": 0.01, "maturity_steps": 10}},
     {"memory": {"rows": 100, "kind": "loss_aware"}},

@@ -277,7 +277,7 @@ class Lifelong:
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
         length = clip_gradients(self.optimizer, self.job.policy.learner.clip_norm)
-        seen, (cpu_seconds, joules, *wishes) = self._unpack(statistics, rows)
+        seen, (cpu_seconds, joules, *agreed) = self._unpack(statistics, rows)
         if not (np.isfinite(seen.loss_B).all() and np.isfinite(length)):
             raise RunError(
                 f"step {self.step}: the loss is not finite; lower policy.learner.learning_rate, or look for extreme "
@@ -292,7 +292,7 @@ class Lifelong:
         if self.task == "regression":
             self.model.output.observe(self._target(rows.target))
         self._note_energy(float(cpu_seconds), float(joules))
-        return seen, Tick(*(bool(agreed) for agreed in wishes)), told
+        return seen, Tick(*(bool(one) for one in agreed)), told
 
     def _note_energy(self, cpu_seconds: float, joules: float) -> None:
         self.account.add_energy(cpu_seconds, joules, self.meter.method)
