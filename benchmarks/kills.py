@@ -44,6 +44,8 @@ RUNS = (
 CLOCKS = {
     "wall_seconds",
     "decision_seconds",
+    "cpu_seconds",
+    "energy_joules",
     "samples_per_second",
     "seconds",
     "total_seconds",
