@@ -273,9 +273,12 @@ class Readout(Settings):
     """Random features of a row; a table's own columns come beside them."""
     ridge: float = Field(10.0, gt=0)
     """Pull of the solved weights towards 0, in rows of the stream."""
-    concepts: int = Field(12, ge=2)
+    concepts: int = Field(12, ge=1)
     """Concepts that are told apart, each with a regression of its own; rows of those used longest ago only count in
-    the regression over all."""
+    the regression over all. 1 tells none apart."""
+    sums: Literal["float64", "float32"] = "float64"
+    """Of features with each other. float32 takes half the memory, and is sure up to some hundred million rows of a
+    concept."""
     memory_weight: float = Field(1.0, ge=0)
     """How much remembered rows count beside fresh ones where it is judged how far each regression, and the
     transformer, are to be trusted."""

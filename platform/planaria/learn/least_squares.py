@@ -19,20 +19,20 @@ where what takes the time is to go through all of the Gram matrix."""
 
 @dataclass(frozen=True)
 class Products:
-    """Of some rows' features with each other and with the targets, in float64."""
+    """Of some rows' features with each other and with the targets."""
 
     gram_DD: Tensor
     cross_DC: Tensor
     rows: int
 
     @staticmethod
-    def of(described_BD: Tensor, target_BC: Tensor) -> Products:
-        rows_BD = described_BD.double()
-        return Products(rows_BD.T @ rows_BD, rows_BD.T @ target_BC.double(), len(rows_BD))
+    def of(described_BD: Tensor, target_BC: Tensor, precision: torch.dtype = torch.float64) -> Products:
+        rows_BD = described_BD.to(precision)
+        return Products(rows_BD.T @ rows_BD, rows_BD.double().T @ target_BC.double(), len(rows_BD))
 
 
 class Sums:
-    """Over rows, in float64."""
+    """Over rows. Products of features are summed in float64 or float32, those with targets in float64."""
 
     def __init__(self, gram_DD: Tensor, cross_DC: Tensor) -> None:
         self._gram_DD, self._cross_DC = gram_DD, cross_DC
@@ -44,9 +44,11 @@ class Sums:
         """What the sums count, without the waiting rows."""
 
     @staticmethod
-    def empty(features: int, columns: int, device: torch.device) -> Sums:
-        zeros = torch.zeros(features, features + columns, dtype=torch.float64, device=device)
-        return Sums(zeros[:, :features].contiguous(), zeros[:, features:].contiguous())
+    def empty(features: int, columns: int, device: torch.device, precision: torch.dtype = torch.float64) -> Sums:
+        return Sums(
+            torch.zeros(features, features, dtype=precision, device=device),
+            torch.zeros(features, columns, dtype=torch.float64, device=device),
+        )
 
     @property
     def gram_DD(self) -> Tensor:
@@ -86,12 +88,13 @@ class Sums:
         if not self._waiting:
             return
         columns = self._cross_DC.shape[1]
-        rows_BD = torch.cat([described_BD for described_BD, _, _ in self._waiting]).double()
+        rows_BD = torch.cat([described_BD for described_BD, _, _ in self._waiting])
         targets = [F.pad(target_BC, (0, columns - target_BC.shape[1])) for _, target_BC, _ in self._waiting]
         weights = [described_BD.new_full((len(described_BD),), weight) for described_BD, _, weight in self._waiting]
         weighed_DB = rows_BD.T * torch.cat(weights)
-        self._gram_DD.addmm_(weighed_DB, rows_BD)
-        self._cross_DC.addmm_(weighed_DB, torch.cat(targets).double())
+        precision = self._gram_DD.dtype
+        self._gram_DD.addmm_(weighed_DB.to(precision), rows_BD.to(precision))
+        self._cross_DC.addmm_(weighed_DB.double(), torch.cat(targets).double())
         self._waiting, self._waiting_rows = [], 0
 
     def merge(self, other: Sums) -> None:
@@ -166,9 +169,9 @@ def ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float, first: int | None
     if first is not None:
         used_D[first:-1] = False
     met = torch.nonzero(used_D)[:, 0]
-    pull_D = torch.full((len(met),), pull_rows, dtype=gram_DD.dtype, device=gram_DD.device)
+    pull_D = torch.full((len(met),), pull_rows, dtype=torch.float64, device=gram_DD.device)
     pull_D[-1] = 1e-6 * rows
-    system_DD = gram_DD[met[:, None], met]
+    system_DD = gram_DD[met[:, None], met].double()
     system_DD.diagonal().add_(pull_D)
     solved_DC = torch.cholesky_solve(cross_DC[met], torch.linalg.cholesky(system_DD))
     weights_DC = torch.zeros_like(cross_DC)

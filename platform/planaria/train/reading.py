@@ -107,10 +107,9 @@ class Reading:
 
     def _forget(self, model: ElasticTransformer) -> None:
         assert model.readout is not None and self.settings is not None
-        size, outputs, device = model.readout.size, model.blueprint.outputs, model.output.bias.device
         self.concepts = {}
         self._names = []
-        self.fading = [Sums.empty(size, outputs, device) for _ in self.settings.half_lives]
+        self.fading = [self._empty(model) for _ in self.settings.half_lives]
         self._fading_since = [_CHUNK_ROWS] * len(self.fading)
         self._stale = True
 
@@ -149,12 +148,14 @@ class Reading:
         weight_B[fresh:] = self.settings.memory_weight * fresh / max(1, len(target) - fresh)
         self._judge(model, described_BD, alone_BC, target_BC, weight_B)
         described_BD, target_BC = described_BD[:fresh][learned], target_BC[:fresh][learned]
-        key = UNSETTLED if present is None else present
+        key = self._key(present)
         if not self.spans or self.spans[-1][1] != key:
             self.spans.append((row, key))
         rows = len(target_BC)
         if self.fading:
-            products = Products.of(described_BD, target_BC)  # once for all sums, which a step needs up to date
+            products = Products.of(
+                described_BD, target_BC, self._precision
+            )  # once for all sums, which a step needs up to date
             self._sums(model, key).absorb(products)
             for at, half_life in enumerate(self.settings.half_lives):
                 self.fading[at].fade(0.5 ** (rows / half_life))
@@ -163,8 +164,9 @@ class Reading:
         else:
             self._sums(model, key).add(described_BD, target_BC)
         self._since += rows
-        self._stale |= contradicted != self.excluded
-        self.excluded = contradicted
+        excluded = contradicted if self.settings.concepts > 1 else frozenset()
+        self._stale |= excluded != self.excluded
+        self.excluded = excluded
         self._solve(model, key)
 
     def redraw(self, model: ElasticTransformer, stream: Stream, before: int, now: int, decode: Decode) -> None:
@@ -191,7 +193,7 @@ class Reading:
         """Rows from `first_row` on turned out to be of this concept (None while it is not known)."""
         if model.readout is None or not self.spans:
             return
-        key = UNSETTLED if concept is None else concept
+        key = self._key(concept)
         first_row = max(first_row, now - LOOK_BACK_ROWS, 0)
         ends = [first for first, _ in self.spans[1:]] + [now]
         kept: list[tuple[int, int]] = []
@@ -228,11 +230,24 @@ class Reading:
             yield at, model.readout.describe(features), self._columns(model, target)
 
     def _sums(self, model: ElasticTransformer, key: int) -> Sums:
-        assert model.readout is not None
         if key not in self.concepts:
-            self.concepts[key] = Sums.empty(model.readout.size, model.blueprint.outputs, model.output.bias.device)
+            self.concepts[key] = self._empty(model)
         self.concepts[key] = self.concepts.pop(key)  # the one used last is last
         return self.concepts[key]
+
+    def _key(self, concept: int | None) -> int:
+        """Of its rows, among the sums."""
+        if self.settings is not None and self.settings.concepts == 1:
+            return 0
+        return UNSETTLED if concept is None else concept
+
+    def _empty(self, model: ElasticTransformer) -> Sums:
+        assert model.readout is not None
+        return Sums.empty(model.readout.size, model.blueprint.outputs, model.output.bias.device, self._precision)
+
+    @property
+    def _precision(self) -> torch.dtype:
+        return torch.float32 if self.settings is not None and self.settings.sums == "float32" else torch.float64
 
     def _columns(self, model: ElasticTransformer, target: Tensor) -> Tensor:
         """Shape [rows, C], float32."""
@@ -300,9 +315,11 @@ class Reading:
         used = {key: sums for key, sums in self.concepts.items() if key not in self._left_out}
         names = [key for key in sorted(used) if key not in (DOUBTFUL, _REST)]
         every_concept = self._stale or names != self._names
-        total = Sums.empty(readout.size, model.blueprint.outputs, model.output.bias.device)
-        for key in sorted(used):
-            total.merge(used[key])
+        total = next(iter(used.values()))
+        if len(used) > 1:
+            total = self._empty(model)
+            for key in sorted(used):
+                total.merge(used[key])
         belongs_DK = torch.stack([used[key].gram_DD[-1] for key in names], 1)
         outputs = model.blueprint.outputs
         both = ridge(total.gram_DD, torch.cat((self._in_told(model, total), belongs_DK), 1), pull)
@@ -313,7 +330,9 @@ class Reading:
         readout.held_K[: len(names)] = 1.0
         for at, key in enumerate(names):
             if every_concept or key == present:
-                readout.concept_DC(at).copy_(ridge(used[key].gram_DD, self._in_told(model, used[key]), pull))
+                own = used[key]
+                told_DC = readout.all_DC if own is total else ridge(own.gram_DD, self._in_told(model, own), pull)
+                readout.concept_DC(at).copy_(told_DC)
             if key == present:
                 readout.present_DC.copy_(readout.concept_DC(at))
         self._present_rows, self._since, self._stale, self._names = rows, 0, False, names
