@@ -67,6 +67,11 @@ def test_all_learn_the_same_stream_and_are_shown_side_by_side(job: Path, tmp_pat
     ("changes", "words"),
     [
         ({"peers": ("river:arff",)}, r"--peers: river:arff is not known for a classification \(did you mean 'arf'\?\)"),
+        (
+            {"peers": ("river:arf,rate=1",)},
+            "--peers: rate in 'river:arf,rate=1' is for logistic_regression; leave it out",
+        ),
+        ({"peers": ("river:srp,trees=1",)}, "trees"),
         ({"peers": ("moa:arf",)}, "--peers: 'moa:arf' is not known; give river:arf"),
         ({"policies": ("balanced,loss",)}, "--policies: 'loss' in 'balanced,loss' is no change"),
         ({"policies": ("nope",)}, "nope"),

@@ -13,12 +13,14 @@ from planaria.stream.sets import IMAGES
 Changes = TypeVar("Changes", bound=Settings)
 
 
-def read_peer(library: str, name: str, known: Sequence[str], kind: type[Changes]) -> tuple[str, Changes]:
+def read_peer(
+    library: str, name: str, known: Sequence[str], kind: type[Changes], whatfor: str = ""
+) -> tuple[str, Changes]:
     """The learner and its changes, from what was written after "library:". Raises InputError."""
     learner, *changes = name.split(",")
     if learner not in known:
         raise InputError(
-            f"--peers: {library}:{learner} is not known{nearest(learner, known)}; "
+            f"--peers: {library}:{learner} is not known{whatfor}{nearest(learner, known)}; "
             f"use one of {', '.join(f'{library}:{one}' for one in known)}"
         )
     for change in changes:

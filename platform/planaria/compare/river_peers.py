@@ -12,82 +12,109 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from planaria.compare.blocks import blocks
 from planaria.compare.outcome import Curve, Outcome
-from planaria.compare.peer import check_table
-from planaria.errors import InputError, nearest
+from planaria.compare.peer import check_table, read_peer
+from planaria.errors import InputError
 from planaria.job import Job
+from planaria.settings import Settings
 from planaria.signals import Fields, Rows
 from planaria.stream import open_stream
 
 
-def _forest(seed: int) -> Any:
+class Changes(Settings):
+    """What may follow a learner's name: river:logistic_regression,rate=0.03. Without, river's own defaults."""
+
+    rate: float | None = Field(None, gt=0)
+    """Of the logistic regression's gradient descent."""
+    grace_rows: int | None = Field(None, ge=1)
+    """Rows that a leaf of a tree takes in between attempts to split it."""
+    models: int = Field(10, ge=1)
+    """Of an ensemble."""
+
+
+def _grace(changes: Changes) -> dict[str, Any]:
+    return {} if changes.grace_rows is None else {"grace_period": changes.grace_rows}
+
+
+def _forest(seed: int, changes: Changes) -> Any:
     from river import forest
 
-    return forest.ARFClassifier(seed=seed)
+    return forest.ARFClassifier(n_models=changes.models, seed=seed, **_grace(changes))
 
 
-def _patches(seed: int) -> Any:
+def _patches(seed: int, changes: Changes) -> Any:
     from river import ensemble, tree
 
-    return ensemble.SRPClassifier(model=tree.HoeffdingTreeClassifier(), n_models=10, seed=seed)
+    usual: dict[str, Any] = {"grace_period": 50, "delta": 0.01}  # river's own, for these
+    model = tree.HoeffdingTreeClassifier(**{**usual, **_grace(changes)})
+    return ensemble.SRPClassifier(model=model, n_models=changes.models, seed=seed)
 
 
-def _bagging(seed: int) -> Any:
+def _bagging(seed: int, changes: Changes) -> Any:
     from river import ensemble, tree
 
-    return ensemble.LeveragingBaggingClassifier(model=tree.HoeffdingTreeClassifier(), seed=seed)
+    model = tree.HoeffdingTreeClassifier(**_grace(changes))
+    return ensemble.LeveragingBaggingClassifier(model=model, n_models=changes.models, seed=seed)
 
 
-def _logistic(seed: int) -> Any:
-    from river import compose, linear_model, multiclass, preprocessing
+def _logistic(seed: int, changes: Changes) -> Any:
+    from river import compose, linear_model, multiclass, optim, preprocessing
 
     encoded = compose.SelectType(float) | preprocessing.StandardScaler()
     encoded += compose.SelectType(str) | preprocessing.OneHotEncoder()
-    return encoded | multiclass.OneVsRestClassifier(linear_model.LogisticRegression())
+    descent = None if changes.rate is None else optim.SGD(changes.rate)
+    return encoded | multiclass.OneVsRestClassifier(linear_model.LogisticRegression(descent))
 
 
-def _last_class(seed: int) -> Any:
+def _last_class(seed: int, changes: Changes) -> Any:
     from river import dummy
 
     return dummy.NoChangeClassifier()
 
 
-def _forest_regression(seed: int) -> Any:
+def _forest_regression(seed: int, changes: Changes) -> Any:
     from river import compose, forest, preprocessing
 
     encoded = compose.TransformerUnion(
         compose.SelectType(float), compose.SelectType(str) | preprocessing.OneHotEncoder()
     )
-    return encoded | forest.ARFRegressor(seed=seed)  # its leaves are linear models, which know numbers alone
+    # its leaves are linear models, which know numbers alone
+    return encoded | forest.ARFRegressor(n_models=changes.models, seed=seed, **_grace(changes))
 
 
-CLASSIFIERS: Mapping[str, Callable[[int], Any]] = {
+CLASSIFIERS: Mapping[str, Callable[[int, Changes], Any]] = {
     "arf": _forest,
     "srp": _patches,
     "leveraging_bagging": _bagging,
     "logistic_regression": _logistic,
     "last_class": _last_class,
 }
-REGRESSORS: Mapping[str, Callable[[int], Any]] = {"arf": _forest_regression}
+REGRESSORS: Mapping[str, Callable[[int, Changes], Any]] = {"arf": _forest_regression}
+_TREES = ("arf", "srp", "leveraging_bagging")
 
 
 def check(name: str, job: Job) -> None:
-    """Raises InputError where the peer cannot learn the job's stream."""
+    """Raises InputError where the peer cannot learn the job's stream, or does not know the changes."""
     check_table(f"river:{name}", job)
-    known = CLASSIFIERS if job.stream.task == "classification" else REGRESSORS
-    if name not in known:
-        raise InputError(
-            f"--peers: river:{name} is not known for a {job.stream.task}{nearest(name, known)}; "
-            f"use one of {', '.join(f'river:{one}' for one in known)}"
-        )
+    known = _known(job)
+    learner, changes = read_peer("river", name, list(known), Changes, f" for a {job.stream.task}")
+    for change, learners in (("rate", ("logistic_regression",)), ("grace_rows", _TREES), ("models", _TREES)):
+        if change in changes.model_fields_set and learner not in learners:
+            raise InputError(f"--peers: {change} in 'river:{name}' is for {' and '.join(learners)}; leave it out")
+
+
+def _known(job: Job) -> Mapping[str, Callable[[int, Changes], Any]]:
+    return CLASSIFIERS if job.stream.task == "classification" else REGRESSORS
 
 
 def run(name: str, job: Job, base: Path, interval: int) -> Outcome:
     """The whole stream, once."""
     classes = job.stream.task == "classification"
-    model = (CLASSIFIERS if classes else REGRESSORS)[name](job.seed)
+    learner, changes = read_peer("river", name, list(_known(job)), Changes)
+    model = _known(job)[learner](job.seed, changes)
     stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
     curve, began = Curve(interval), time.process_time()
     for rows in blocks(stream, job):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SETTLED_AT_ROWS = 256
+_SETTLED_AT_ROWS = 128
 """Rows wait until there are so many of them: a product of two large matrices costs little more than of two small ones,
 where what takes the time is to go through all of the Gram matrix."""
 
