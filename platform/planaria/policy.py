@@ -282,6 +282,8 @@ class Readout(Settings):
     memory_weight: float = Field(1.0, ge=0)
     """How much remembered rows count beside fresh ones where it is judged how far each regression, and the
     transformer, are to be trusted."""
+    trust_half_life: int = Field(1_000, ge=1)
+    """Rows, fresh and remembered ones, after which what a regression or the transformer has shown counts half."""
     half_lives: tuple[int, ...] = ()
     """Rows after which a row counts half, for each further pair of regressions that fade, one of them on a table's
     columns alone: against drift that no alarm tells."""

@@ -30,8 +30,6 @@ _SOLVED_AGAIN, _SOLVED_AFTER_ROWS = 1.2, 1_000
 """Solve again when the present concept has this many times the rows, or so many rows more."""
 _FADING_SOLVES = 16
 """In a half-life."""
-_TRUST_HALF_LIFE = 500
-"""Rows, fresh and replayed ones, after which what an expert showed counts half."""
 _TRUST_PULL = 1.0
 _LEAST_CHANCE = 0.03
 """Of a class, where the loss's curvature is taken: where all rows are sure, it would vanish, and steps be too long."""
@@ -263,10 +261,10 @@ class Reading:
         """How far each expert and the transformer are to be trusted: Newton's method on the loss of their weighted sum,
         on what they said beforehand."""
         readout = model.readout
-        assert readout is not None
+        assert readout is not None and self.settings is not None
         said_BVC = torch.cat((readout.experts(described_BD), alone_BC[:, None]), 1).double()
         told_BC = self._told(model, target_BC).double()
-        fade = 0.5 ** (len(target_BC) / _TRUST_HALF_LIFE)
+        fade = 0.5 ** (len(target_BC) / self.settings.trust_half_life)
         answer_BC = (said_BVC * readout.trust_V[:, None]).sum(1)
         if self.task == "classification":
             answer_BC = answer_BC.softmax(1)
