@@ -214,6 +214,9 @@ def compared(ours: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[st
         "final_accuracy": round(statistics.fmean(one["final_accuracy"] for one in ours), 4),
         "final_gain": paired("final_accuracy"),
         "prequential_gain": paired("prequential_accuracy"),
+        "accuracy_at": {
+            f"{part:g}": round(statistics.fmean(one[f"accuracy_at_{part:g}"] for one in ours), 4) for part in BUDGETS
+        },
         "gain_at": {f"{part:g}": paired(f"accuracy_at_{part:g}") for part in BUDGETS},
         "parameters": ours[0]["parameters"],
         "bytes_of_plain": ratio("bytes"),
