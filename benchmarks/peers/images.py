@@ -3,6 +3,7 @@ told them all.
 
     python -m venv peers && peers/bin/pip install 'avalanche-lib>=0.6,<0.7'
     python -m benchmarks.peers.images --avalanche peers/bin/python
+    python -m benchmarks.peers.images --equal-bytes
 
 One pass, batches of 10, 1,000 remembered rows. planaria: jobs/split_fashion_mnist.yaml, permuted_ and rotated_, as they
 are. Avalanche: the same rows, shuffled within each context as it does by itself, an MLP 784-512-10, its rate chosen for
@@ -40,6 +41,16 @@ SCALE = (0.286, 0.353)
 """Mean and deviation of Fashion-MNIST's pixels."""
 
 
+EQUAL_BYTES = (
+    "model.width=32",
+    "policy.learner.memory.rows=100",
+    "policy.learner.readout.features=528",
+    "policy.learner.readout.concepts=1",
+    "policy.learner.readout.sums=float32",
+)
+"""With these, all that planaria keeps of the split stream takes no more memory than a perceptron of 407,050 float32
+weights and its 1,000 rows. Chosen on TUNING_SEED."""
+COUNTED_STEPS = 400
 BOUNDARIES = {"never told": "detected", "told": "told"}
 """In the results, and as the policy has them."""
 
@@ -48,7 +59,7 @@ def job_of(stream: str, seed: int, *settings: str) -> Job:
     return load_job(ROOT / "jobs" / f"{stream}.yaml", [f"seed={seed}", *settings])
 
 
-def ours(stream: str, boundaries: str, seed: int) -> dict[str, Any]:
+def ours(stream: str, boundaries: str, seed: int, settings: tuple[str, ...] = ()) -> dict[str, Any]:
     import torch
     import torch._dynamo  # comes with the first optimizer, a second that is not the run's
 
@@ -56,12 +67,37 @@ def ours(stream: str, boundaries: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(Path(place))
         folder.make()
-        job = job_of(stream, seed, f"policy.detector.boundaries={BOUNDARIES[boundaries]}")
+        job = job_of(stream, seed, f"policy.detector.boundaries={BOUNDARIES[boundaries]}", *settings)
         began = time.process_time()
         summary = run_here(job, folder, ROOT)
         spent = time.process_time() - began
     kept = ("final_accuracy", "prequential_accuracy", "samples", "shifts", "true_changes")
     return {**{key: summary[key] for key in kept}, "parameters": summary["parameters_mean"], "cpu_seconds": spent}
+
+
+def held_bytes(job: Job) -> dict[str, int]:
+    """The most that a run of the job keeps from step to step, in memory, by part."""
+    from benchmarks.speed import begun
+
+    run = begun(job)
+    held = {}
+    for _ in range(COUNTED_STEPS):
+        run.take_step()
+        now = _held_now(run)
+        held = {part: max(size, held.get(part, 0)) for part, size in now.items()}
+    return held
+
+
+def _held_now(run: Any) -> dict[str, int]:
+    moments = [value for state in run.optimizer.state.values() for value in state.values() if value.ndim]
+    sums = [*run.reading.concepts.values(), *run.reading.fading]
+    memory = [*run.memory.columns.values(), run.memory.target, run.memory.remembered, run.memory.concept]
+    return {
+        "model": sum(value.nbytes for value in run.model.state_dict().values()),
+        "optimizer": sum(value.nbytes for value in moments),
+        "sums": sum(each.nbytes for each in sums),
+        "memory": sum(column.nbytes for column in memory),
+    }
 
 
 def export(stream: str, seed: int, folder: Path) -> Path:
@@ -98,6 +134,7 @@ def main() -> None:
     parser.add_argument("--avalanche", help="a Python that has Avalanche; without it, planaria alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--streams", nargs="+", default=list(STREAMS))
+    parser.add_argument("--equal-bytes", action="store_true", help="the split stream, in a perceptron's memory, alone")
     parser.add_argument("--boundaries", nargs="+", default=list(BOUNDARIES), choices=list(BOUNDARIES))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.json")
@@ -110,6 +147,19 @@ def main() -> None:
         ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool,
         tempfile.TemporaryDirectory() as place,
     ):
+        if arguments.equal_bytes:
+            stream = "split_fashion_mnist"
+            own = list(pool.map(partial(ours, stream, "never told", settings=EQUAL_BYTES), arguments.seeds))
+            row = {"stream": f"{stream} at equal bytes", "policy": "remembering", "boundaries": "never told"}
+            row |= {
+                "settings": EQUAL_BYTES,
+                "held_bytes": held_bytes(job_of(stream, 0, *EQUAL_BYTES)),
+                **summed_up(own),
+            }
+            kept["ours"] = [one for one in kept["ours"] if one["stream"] != row["stream"]] + [row]
+            console.print({key: value for key, value in row.items() if key != "runs"})
+            arguments.out.write_text(json.dumps(kept, indent=1) + "\n")
+            return
         for stream in arguments.streams:
             for boundaries in arguments.boundaries:
                 own = list(pool.map(partial(ours, stream, boundaries), arguments.seeds))

@@ -116,6 +116,12 @@ class Sums:
     def columns(self) -> int:
         return self._cross_DC.shape[1]
 
+    @property
+    def nbytes(self) -> int:
+        """That they take, the rows that wait included."""
+        waiting = sum(described_BD.nbytes + target_BC.nbytes for described_BD, target_BC, _ in self._waiting)
+        return self._gram_DD.nbytes + self._cross_DC.nbytes + waiting
+
     def packed(self) -> dict[str, Tensor]:
         """For a checkpoint: the lower triangle of the Gram matrix, row by row, the products with the targets, and the
         rows that wait."""
