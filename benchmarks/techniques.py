@@ -133,7 +133,7 @@ def run(task: tuple[str, str, float, int]) -> dict[str, Any]:
             "cpu_seconds": spent,
             "energy_joules": summary["energy_joules"],
             "energy_method": summary["energy_method"],
-            **in_use(folder, job_of(*task)),
+            **({} if task[-1] == TUNING_SEED else in_use(folder, job_of(*task))),
             "curve": _smooth(accuracy),
         }
 
@@ -223,7 +223,9 @@ def compared(ours: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[st
         "cpu_seconds_of_plain": ratio("cpu_seconds"),
         "energy_of_plain": ratio("energy_joules"),
         "energy_method": ours[0]["energy_method"],
-        "accuracy_of_plain": ratio("final_accuracy"),
+        "accuracy_of_plain": round(
+            sum(one["final_accuracy"] for one in ours) / sum(other["final_accuracy"] for other in plain), 4
+        ),
         "active_of_plain": ratio_to_whole("active"),
         "forward_256_of_plain": median("forward"),
         "forward_64_of_plain": median("forward_64"),

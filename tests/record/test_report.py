@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -85,6 +86,17 @@ def test_predicted_and_realised_gain_stand_side_by_side(filled: Records, example
     row = next(row for row in filled.rows("decisions") if row["gain_realised"] is not None)
     expected = f"predicted {row['predicted']:+.3f} , realised {row['gain_realised']:+.3f}"
     assert expected in page_of(example_run_folder).text
+
+
+def test_what_gates_let_rows_use_is_told(example_run_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "gated"
+    shutil.copytree(example_run_folder, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    for share, shown in ((1.0, False), (0.6, True)):
+        used = {"parameters_active_mean": 21_000.0, "active_fraction_mean": share}
+        (folder / "summary.json").write_text(json.dumps({**summary, **used}))
+        line = "parameters a row used, mean 21k 60% of what is behind gates"
+        assert (line in page_of(folder).text) is shown
 
 
 def test_no_text_of_the_users_becomes_markup(make_run: Callable[..., Path]) -> None:

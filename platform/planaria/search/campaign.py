@@ -22,6 +22,7 @@ OBJECTIVES: Mapping[str, str] = {
     "prequential_mae": "mean absolute error of every row before it was learned from",
     "prequential_rmse": "root mean squared error of every row before it was learned from",
     "parameters_mean": "trainable numbers, a mean over the rows",
+    "parameters_active_mean": "of these, those that gates let a row use, a mean over the rows",
     "heads_mean": "heads, a mean over the rows",
     "flops_per_sample_mean": "of a forward pass, a mean over the rows",
     "energy_joules": "of all workers, measured or estimated as energy_method in summary.json says",
