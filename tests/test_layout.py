@@ -88,7 +88,8 @@ def committed_text() -> Iterator[Path]:
     """Files that a user reads or runs: not caches, data or results."""
     for folder, inside, files in os.walk(REPOSITORY):
         inside[:] = [name for name in inside if not name.startswith(".") and name not in {"runs", "data", "build"}]
-        yield from (Path(folder) / name for name in files if Path(name).suffix in TEXT_SUFFIXES)
+        wanted = [name for name in files if Path(name).suffix in TEXT_SUFFIXES and name != ".git"]  # that of a worktree
+        yield from (Path(folder) / name for name in wanted)
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:
