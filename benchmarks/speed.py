@@ -70,9 +70,9 @@ def bare_loop(batch: int = BATCH) -> BareLoop:
     """Reads the images from the Arrow file into plain arrays; imports nothing of planaria but the model."""
     import pyarrow as pa
 
-    from planaria.stream.sets.fashion_mnist import fetch
+    from planaria.stream.sets import fetch
 
-    table = pa.ipc.open_file(pa.memory_map(str(fetch() / "train.arrow"))).get_batch(0)
+    table = pa.ipc.open_file(pa.memory_map(str(fetch("fashion_mnist") / "train.arrow"))).get_batch(0)
     images = table.column("image").flatten().to_numpy().reshape(-1, 1, 28, 28)
     labels = table.column("label").to_numpy().astype(np.int64)
     return BareLoop(build(demo_model()), images, labels, batch=batch, memory_rows=MEMORY_ROWS)

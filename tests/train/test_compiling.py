@@ -95,9 +95,9 @@ def test_shards_are_compiled_for_one_number_of_rows(table: Path, monkeypatch: py
     sizes = []
 
     def compiled(function: Any, **settings: Any) -> Any:
-        def noted(model: Any, features: dict[str, torch.Tensor]) -> Any:
+        def noted(model: Any, features: dict[str, torch.Tensor], *others: torch.Tensor) -> Any:
             sizes.append(len(features["numeric"]))
-            return function(model, features)
+            return function(model, features, *others)
 
         return noted
 
@@ -125,6 +125,26 @@ def test_a_compiled_run_cut_and_resumed_is_bit_identical_and_close_to_the_plain_
         assert torch.equal(value, results[1][name]), name
     assert any(not torch.equal(value, results[2][name]) for name, value in results[0].items()), "something was compiled"
     assert whole.account.totals.loss == pytest.approx(plain.account.totals.loss, rel=1e-2)
+
+
+@pytest.mark.slow
+def test_compiled_runs_of_other_models_in_one_process_do_not_take_each_others_passes(table: Path) -> None:
+    """Step by step in turn, as one after the other."""
+
+    def runs() -> list[Lifelong]:
+        both = [_run(table, compile_after_rows=32), _run(table, compile_after_rows=32, width=16)]
+        for run in both:
+            run.begin()
+        return both
+
+    in_turn, alone = runs(), runs()
+    for until in range(64, 321, 64):
+        for run in in_turn:
+            _live(run, until)
+    for run, other in zip(alone, in_turn, strict=True):
+        _live(run, 320)
+        for name, value in _weights(run).items():
+            assert torch.equal(value, _weights(other)[name]), name
 
 
 def test_small_first_steps_are_of_rows_alone(table: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,12 @@ class Compiling:
                 f"model.compile_after_rows: there is no C++ compiler ({self._compiler}); install g++, or remove it"
             )
         self.function, self.after_rows = function, after_rows
-        self._options: dict[str, str | int | bool | Callable[..., Any]] = {"cpp_wrapper": device.type == "cpu"}
+        # torch's own guards, which look at every parameter before each call, are a twentieth of a small step. What
+        # they would notice is what `chosen` is told: equal blueprints and full steps have equal shapes.
+        self._options: dict[str, str | int | bool | Callable[..., Any]] = {
+            "cpp_wrapper": device.type == "cpu",
+            "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
+        }
         self._compiled: tuple[Blueprint, Callable[..., Any]] | None = None
 
     def chosen(self, blueprint: Blueprint, rows_lived: int, full: bool) -> Callable[..., Any]:
@@ -41,6 +47,20 @@ class Compiling:
             if self._compiler is not None:
                 short_attention.build(self._compiler)
             torch._dynamo.reset()  # what was compiled for earlier blueprints is not needed any more
-            compiled = torch.compile(self.function, dynamic=False, fullgraph=True, options=self._options)
+            compiled = torch.compile(_copied(self.function), dynamic=False, fullgraph=True, options=self._options)
             self._compiled = blueprint, compiled
         return self._compiled[1]
+
+
+def _copied(function: Callable[..., Any]) -> Callable[..., Any]:
+    """With code of its own: torch keeps what it compiled by the code, and another run of this process may compile the
+    same function for another model."""
+    if not isinstance(function, types.FunctionType):
+        return function
+    return types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )

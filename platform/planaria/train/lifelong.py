@@ -333,40 +333,33 @@ class Lifelong:
         features = self._tensors(batch)
         full = part.even and self._full(rows, replay, judged)
         passing = self.compiling.chosen(self.blueprint, self.account.life.samples, full)
+        count, held_out = high - low, int(rows.held_out.sum())
+        learned, replay_weight = max(1, total - held_out), self.objective.replay_weight
+        share_B = np.zeros(len(target), np.float32)  # one product for all rows: slices cost more than they compute
+        share_B[:count] = ~rows.held_out[low:high] / learned
+        share_B[count : count + len(slots)] = (replay_weight or 0.0) / max(1, len(replay))
         own = (np.arange(total), part.fresh), (replay, part.replayed), (judged, part.judged)
         gating = self.gating.watching(self.model, self.step, own)
         with self._precision(), self.renewing.watching(self.model, usage, total + len(replay)), gating:
-            output, answer, to_read = passing(self.model, features)
-        spread = self.model.output.spread
-        loss = row_loss(self.task, output, target, spread)
-        count = high - low
-        held_out = int(rows.held_out.sum())
-        learned = max(1, total - held_out)
-        replay_weight = self.objective.replay_weight
-        if replay_weight is not None and not self.protection.teaches and not self._projects:
-            share_B = np.zeros(len(target), np.float32)  # one product for all rows: slices cost more than they compute
-            share_B[:count] = ~rows.held_out[low:high] / learned
-            share_B[count : count + len(slots)] = replay_weight / max(1, len(replay))
-            objective = torch.dot(loss, torch.from_numpy(share_B).to(self.device))
-        else:
+            passed = passing(self.model, features, target, torch.from_numpy(share_B).to(self.device))
+        output, loss, objective = passed.trained_BC, passed.loss_B, passed.cost
+        if replay_weight is None or self.protection.teaches or self._projects:
             objective = self._objective_of(part, rows, replay, features, target, output, loss, learned, reference)
         if len(opened):
             held_in = ~rows.held_out[part.fresh]
             objective = objective + self.gating.cost(self.model, opened, held_in, total, self.row) / learned
-        objective.backward()  # type: ignore[no-untyped-call]
+        objective.backward()
         with torch.no_grad():
-            fresh_answer = answer[:count]
-            told_loss = loss[:count] if answer is output else row_loss(self.task, fresh_answer, target[:count], spread)
             if len(lost_again):
                 lost_again[part.replayed] = loss[count : count + len(slots)]
-            if to_read is not None:
-                told.view(total + len(judged), -1)[low:high] = to_read[:count]
-                told.view(total + len(judged), -1)[total:][part.judged] = to_read[count + len(slots) :]
+            if passed.told_BW is not None:
+                told.view(total + len(judged), -1)[low:high] = passed.told_BW[:count]
+                told.view(total + len(judged), -1)[total:][part.judged] = passed.told_BW[count + len(slots) :]
             if count:
-                error = row_error(self.task, fresh_answer, target[:count])
                 sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
-                columns = (torch.stack((told_loss, error), 1), output[:count], sketch)
-                statistics[:-_BESIDE_ROWS].view(total, -1)[low:high] = torch.cat(columns, 1)
+                told_BL = torch.stack((passed.answered_loss_B, passed.answered_error_B), 1)
+                columns = torch.cat((told_BL[:count], output[:count], sketch), 1)
+                statistics[:-_BESIDE_ROWS].view(total, -1)[low:high] = columns
         return everything
 
     def _objective_of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from planaria.learn import DOUBTFUL, UNSETTLED, Products, Sums, ridge
+from planaria.learn import DOUBTFUL, UNSETTLED, Products, Sums, ridge, row_error, row_loss
 from planaria.model import ElasticTransformer
 from planaria.policy import Learner
 from planaria.signals import LOOK_BACK_ROWS, Rows, Stream, Task
@@ -42,20 +43,45 @@ Decode = Callable[[Rows], tuple[dict[str, Tensor], Tensor]]
 """Features and targets of those rows that the readout learns from."""
 
 
-def pass_through(model: ElasticTransformer, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What the transformer is trained on, which is all it says beside the readout; what is answered; and each row's
-    description and what the transformer by itself says of it, [rows, width]."""
+class Passed(NamedTuple):
+    """What a pass of the model brings, row by row."""
+
+    trained_BC: Tensor
+    """What the transformer is trained on, which is all it says beside the readout."""
+    loss_B: Tensor
+    """Of that."""
+    cost: Tensor
+    """Sum of these losses, each times the row's share."""
+    answered_loss_B: Tensor
+    """Of what is answered."""
+    answered_error_B: Tensor
+    told_BW: Tensor | None
+    """Where there is a readout, each row's description and what the transformer by itself says of it."""
+
+
+def pass_through(
+    model: ElasticTransformer, features: Mapping[str, Tensor], target_B: Tensor, share_B: Tensor
+) -> Passed:
+    """All that a step computes of its rows: one function, so that it can be compiled as one."""
+    task: Task = "regression" if model.output.regression else "classification"
+    spread = model.output.spread
     if model.readout is None:
-        output_BC = model(features)
-        return output_BC, output_BC, None
+        trained_BC = model(features)
+        loss_B = row_loss(task, trained_BC, target_B, spread)
+        with torch.no_grad():
+            error_B = row_error(task, trained_BC, target_B)
+        return Passed(trained_BC, loss_B, torch.dot(loss_B, share_B), loss_B.detach(), error_B, None)
     described_BD = model.readout.describe(features)
     read_BC = model.readout.answer(described_BD)
     alone_BC = model.output.standard(model.hidden(features))
     trained_BC = model.output.in_units(alone_BC + read_BC)
+    loss_B = row_loss(task, trained_BC, target_B, spread)
     with torch.no_grad():
         answered_BC = model.output.in_units(alone_BC * model.readout.trust_V[-1] + read_BC)
-        told = torch.cat((described_BD, alone_BC), 1)
-    return trained_BC, answered_BC, told
+        answered_loss_B = row_loss(task, answered_BC, target_B, spread)
+        error_B = row_error(task, answered_BC, target_B)
+        told_BW = torch.cat((described_BD, alone_BC), 1)
+    return Passed(trained_BC, loss_B, torch.dot(loss_B, share_B), answered_loss_B, error_B, told_BW)
 
 
 class Reading:
