@@ -74,7 +74,8 @@ def _everything(run: Lifelong) -> dict[str, Any]:
     parts = run.state()
     about = json.loads(parts.pop("state.json"))
     for stretch in ("totals", "interval", "life"):
-        about["account"][stretch] = {k: v for k, v in about["account"][stretch].items() if "seconds" not in k}
+        measured = about["account"][stretch]
+        about["account"][stretch] = {k: v for k, v in measured.items() if "seconds" not in k and "energy" not in k}
     del parts["records.arrow"]
     return {"account": about["account"], **parts}
 
