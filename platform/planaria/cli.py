@@ -185,21 +185,31 @@ def resume(folder: Path, /, *, address: Address = None, as_json: Json = False) -
 
 @app.command
 def report(run: str, /, *, out: Path | None = None, tracking_uri: str | None = None, as_json: Json = False) -> int:
-    """Write the report of a run: one HTML page that needs nothing else.
+    """Write the report of a run or a campaign: one HTML page that needs nothing else.
 
     Parameters
     ----------
     run
-        The run's folder, or its MLflow run id.
+        The run's folder, or its MLflow run id, or a campaign's folder.
     out
-        The page's path. Default: report.html in the run's folder, or in the current one for a run id.
+        The page's path. Default: report.html in the folder, or in the current one for a run id.
     tracking_uri
         For a run id: the MLflow store. Default: the environment's MLFLOW_TRACKING_URI.
     """
     from planaria.record.report import write_report, write_report_for_run
 
-    if Path(run).is_dir():
-        path = write_report(Path(run), out)
+    folder = Path(run)
+    if (folder / "campaign.yaml").is_file():
+        from planaria.search.report import write_campaign_report
+
+        path = write_campaign_report(folder, out)
+    elif folder.is_dir():
+        if not any((folder / name).exists() for name in ("job.yaml", "summary.json", "steps.parquet")):
+            raise InputError(
+                f"{run}: is neither a run's folder (job.yaml is missing) nor a campaign's (campaign.yaml is missing); "
+                "give one of these"
+            )
+        path = write_report(folder, out)
     else:
         store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if store is None:

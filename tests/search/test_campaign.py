@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from planaria.errors import InputError
-from planaria.plain_yaml import dump_yaml
 from planaria.record.tracking import connect, embedded_uri
 from planaria.search import Campaign, load_campaign, search
 from planaria.search.campaign import Range, check, job_of
@@ -22,38 +22,10 @@ from planaria.search.searcher import StudySearcher
 from planaria.search.space import draw, open_study
 from planaria.search.trial import folder_of, live_trial, read_trials
 
-JOB: dict[str, Any] = {
-    "stream": {"source": "bananas", "task": "classification"},
-    "model": {"width": 8, "layers": 2, "head_width": 4, "mlp_width": 8},
-    "policy": {"heads": {"start": 2, "max": 4}, "controller": {"kind": "none"}},
-    "samples": 320,
-    "batch_rows": 32,
-    "storage": {"checkpoint_every_s": 0.001},
-}
-CAMPAIGN: dict[str, Any] = {
-    "name": "test",
-    "job": "job.yaml",
-    "search": {
-        "policy.learner.learning_rate": {"between": [0.0001, 0.01], "log": True},
-        "policy.sharing.attention": {"one_of": ["none", "all"]},
-        "policy.sharing.difference_rank": {"one_of": [0, 2], "when": {"policy.sharing.attention": ["all"]}},
-    },
-    "objectives": {"prequential_accuracy": "max", "parameters_mean": "min"},
-    "trials": 4,
-    "seeds": [3, 4],
-}
-
-
-def _written(folder: Path, **changes: Any) -> Path:
-    (folder / "job.yaml").write_text(dump_yaml(JOB))
-    path = folder / "campaign.yaml"
-    path.write_text(dump_yaml({**CAMPAIGN, **changes}))
-    return path
-
 
 @pytest.fixture
-def campaign(tmp_path: Path) -> Campaign:
-    return load_campaign(_written(tmp_path))
+def campaign(written: Callable[..., Path]) -> Campaign:
+    return load_campaign(written())
 
 
 @pytest.mark.parametrize(
@@ -70,9 +42,11 @@ def campaign(tmp_path: Path) -> Campaign:
         ({"settings": {"batch_rows": -1}}, "batch_rows: -1 is not allowed"),
     ],
 )
-def test_what_cannot_be_searched_is_told_in_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_searched_is_told_in_one_line(
+    change: dict[str, Any], said: str, written: Callable[..., Path]
+) -> None:
     with pytest.raises(InputError) as error:
-        check(load_campaign(_written(tmp_path, **change)))
+        check(load_campaign(written(**change)))
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -151,10 +125,15 @@ def test_a_trial_that_cannot_be_says_why(campaign: Campaign, tmp_path: Path) -> 
     assert trial["status"] == "failed" and "no layers share" in trial["reason"]
 
 
-def test_a_campaign_survives_a_kill_and_failing_trials_and_is_recorded(tmp_path: Path) -> None:
+def test_a_campaign_survives_a_kill_and_failing_trials_and_is_recorded(
+    tmp_path: Path, written: Callable[..., Path]
+) -> None:
     """On a real local Ray. Rank 2 without sharing is impossible, so that some trials fail."""
-    ranges = {**CAMPAIGN["search"], "policy.sharing.difference_rank": {"one_of": [0, 2]}}
-    path = _written(tmp_path, search=ranges, trials=5, seeds=[3], at_once=2)
+    ranges = {
+        **load_campaign(written()).model_dump(exclude_defaults=True, mode="json")["search"],
+        "policy.sharing.difference_rank": {"one_of": [0, 2]},
+    }
+    path = written(search=ranges, trials=5, seeds=[3], at_once=2)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "planaria.cli", "search", str(path), "--out", str(out)]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -179,6 +158,8 @@ def test_a_campaign_survives_a_kill_and_failing_trials_and_is_recorded(tmp_path:
     runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
     trials = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == job["run_id"]]
     assert len(trials) == 5 and (out / "front.png").exists() and (out / "parallel.png").exists()
+    sent = {file.path for file in client.list_artifacts(job["run_id"])}
+    assert {"report.html", "summary.json", "front.png"} <= sent and (out / "report.html").exists()
     seeds_sent = [
         run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") in {t.info.run_id for t in trials}
     ]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from planaria.errors import InputError
 from planaria.record import outcome_plots, outcomes, plots, story
-from planaria.record.canvas import NARROW, WIDE, Size
 from planaria.record.cards import cards
-from planaria.record.facts import SHIFT_SYMBOLS, Run, percent, short_number, signed, sortable, thousands
+from planaria.record.facts import SHIFT_SYMBOLS, Run
 from planaria.record.masking import mask_secrets
+from planaria.record.page import both_sizes, page_template
 from planaria.record.tables import read_rows, write_atomically
 
 REPORT_NAME = "report.html"
@@ -61,24 +60,10 @@ def read_run(folder: Path) -> Run:
 
 def render(run: Run) -> str:
     """The page. All text of the run is escaped; nothing is loaded from anywhere."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        thousands=thousands,
-        percent=percent,
-        signed=signed,
-        sortable=sortable,
-        short=short_number,
-    )
     events, older_events = story.timeline(run)
     edits, older_edits = cards(run, edits=True)
     kept, older_kept = cards(run, edits=False)
-    return environment.get_template("report.html.j2").render(
+    return page_template("report.html.j2").render(
         run=run,
         known_status=run.status in STATUSES,
         reason=run.summary.get("reason") or run.summary.get("error"),
@@ -115,7 +100,7 @@ def _figures(run: Run) -> list[tuple[str, Markup]]:
     """(class, SVG) for wide and for narrow screens; none before the first interval."""
     if not run.steps:
         return []
-    return _both_sizes(
+    return both_sizes(
         lambda size: plots.draw_run(run.steps, run.shifts, run.revisions, regression=run.regression, size=size)
     )
 
@@ -127,7 +112,7 @@ def _hindsight(run: Run) -> dict[str, Any]:
     counts = {kind: sum(o.kind == kind for o in found) for kind in outcomes.KINDS}
     enough = len(regret.estimated) >= FEWEST_FOR_REGRET
     return {
-        "figures": _both_sizes(lambda size: outcome_plots.draw_outcomes(found, size)) if found else [],
+        "figures": both_sizes(lambda size: outcome_plots.draw_outcomes(found, size)) if found else [],
         "kinds": [(kind, count) for kind, count in counts.items() if count],
         "count": len(found),
         "kept": len(run.decisions),
@@ -142,15 +127,10 @@ def _hindsight(run: Run) -> dict[str, Any]:
             for kind in outcomes.KINDS
         ),
         "regret": regret,
-        "regret_figures": _both_sizes(lambda size: outcome_plots.draw_regret(regret, run.samples, size))
+        "regret_figures": both_sizes(lambda size: outcome_plots.draw_regret(regret, run.samples, size))
         if enough
         else [],
     }
-
-
-def _both_sizes(draw: Callable[[Size], str]) -> list[tuple[str, Markup]]:
-    """(class, SVG). The SVG is ours: matplotlib escapes what it writes, and no text of the user's is drawn."""
-    return [(size.name, Markup(draw(size))) for size in (WIDE, NARROW)]
 
 
 def _has(shifts: Any, kind: str) -> bool:

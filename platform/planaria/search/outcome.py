@@ -8,31 +8,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from planaria.errors import InputError
-from planaria.plain_yaml import dump_yaml
-from planaria.search.campaign import Campaign, job_of
+from planaria.search.campaign import Campaign
 from planaria.search.picture import draw
+from planaria.search.policies import policy_path, policy_text, write_policies
 from planaria.search.trial import read_trials
 
 logger = logging.getLogger(__name__)
 
-BEST = "best"
-"""Folder of the policies of the best trials."""
 _LEAST_FOR_IMPORTANCE = 8
 """Trials. Fewer say nothing about what mattered."""
 
 Trial = Mapping[str, Any]
 
 
-def write_outcome(campaign: Campaign, folder: Path, status: str, seconds: float) -> dict[str, Any]:
+def write_outcome(
+    campaign: Campaign, folder: Path, status: str, seconds: float, reason: str | None = None
+) -> dict[str, Any]:
     """Write best/*.yaml and the report's pictures; returns the campaign's summary."""
     trials = read_trials(folder)
     done = [trial for trial in trials if trial["status"] == "done"]
     best, shares = front(done, campaign.objectives), importance(campaign, folder)
     draw(done, best, campaign.objectives, shares, folder)
+    texts = [policy_text(campaign, trial) for trial in best]
+    write_policies(folder, best, texts)
     return {
         "name": campaign.name,
         "status": status,
+        **({} if reason is None else {"reason": reason}),
         "trials": campaign.trials,
         "done": len(done),
         "failed": [
@@ -41,7 +43,10 @@ def write_outcome(campaign: Campaign, folder: Path, status: str, seconds: float)
             if t["status"] == "failed"
         ],
         "objectives": dict(campaign.objectives),
-        "best": [{**trial, "policy": str(_write_policy(campaign, folder, trial))} for trial in best],
+        "best": [
+            {**trial, "policy": str(folder if text is None else policy_path(folder, trial))}
+            for trial, text in zip(best, texts, strict=True)
+        ],
         "importance": shares,
         "seconds": round(seconds, 1),
     }
@@ -67,9 +72,11 @@ def importance(campaign: Campaign, folder: Path) -> dict[str, dict[str, float]]:
     nothing where there are too few trials."""
     import optuna
 
-    from planaria.search.space import open_study
+    from planaria.search.space import read_study
 
-    study = open_study(campaign, folder)
+    study = read_study(campaign, folder)
+    if study is None:
+        return {}
     done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
     if len(done) < _LEAST_FOR_IMPORTANCE:
         return {}
@@ -87,23 +94,3 @@ def importance(campaign: Campaign, folder: Path) -> dict[str, dict[str, float]]:
 
 def _value(at: int, trial: Any) -> float:
     return float(trial.values[at])
-
-
-def _write_policy(campaign: Campaign, folder: Path, trial: Trial) -> Path:
-    """The trial's policy as a file that `planaria run JOB policy=FILE` takes."""
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in trial["settings"].items()}
-    try:
-        policy = job_of(campaign, settings, campaign.seeds[0]).policy
-    except InputError as error:  # the job was changed since
-        logger.warning("trial %d: %s", trial["number"], error)
-        return folder
-    path = folder / BEST / f"trial-{trial['number']:04d}.yaml"
-    path.parent.mkdir(exist_ok=True)
-    found = ", ".join(f"{name} {trial['metrics'][name]:.4g}" for name in campaign.objectives)
-    head = f"# Trial {trial['number']} of campaign {campaign.name}: {found}\n"
-    other = {key: value for key, value in trial["settings"].items() if not key.startswith("policy.")}
-    if other:
-        head += f"# With these settings of the job besides: {other}\n"
-    values = {**policy.model_dump(mode="json"), "name": f"{campaign.name}-{trial['number']}"}
-    path.write_text(head + dump_yaml(values))
-    return path

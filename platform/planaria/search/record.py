@@ -10,6 +10,7 @@ from typing import Any
 
 from planaria.job import load_job
 from planaria.record import MlflowRecorder
+from planaria.record.report import REPORT_NAME
 from planaria.record.tracking import connect, embedded_uri, experiment_id
 from planaria.search.campaign import Campaign
 from planaria.search.trial import folder_of, read_trials
@@ -63,8 +64,8 @@ def _send(campaign: Campaign, folder: Path, summary: Mapping[str, Any]) -> None:
     client.log_metric(parent, "done", float(summary["done"]))
     client.log_metric(parent, "failed", float(len(summary["failed"])))
     client.log_text(parent, json.dumps(dict(summary), indent=1), "summary.json")
-    for picture in sorted(folder.glob("*.png")):
-        client.log_artifact(parent, str(picture))
+    for shown in [*sorted(folder.glob("*.png")), *folder.glob(REPORT_NAME)]:
+        client.log_artifact(parent, str(shown))
     client.set_terminated(parent, "FINISHED" if summary["status"] == "done" else "KILLED")
 
 

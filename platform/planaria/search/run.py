@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from planaria.errors import InputError
+from planaria.plain_yaml import one_line
 from planaria.record.tracking import check_tracking_uri
 from planaria.search.campaign import Campaign, check, dump_campaign, load_campaign
+from planaria.search.history import CAMPAIGN, RUNNING, SUMMARY
 from planaria.search.outcome import write_outcome
 from planaria.search.record import record
+from planaria.search.report import write_campaign_report
 from planaria.search.trial import read_trials, tune_trial
 from planaria.train.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-CAMPAIGN, SUMMARY = "campaign.yaml", "summary.json"
 Tell = Callable[[str], None]
 _POLL_S = 2.0
 
@@ -45,15 +47,31 @@ def search(
         with folder.held("driver"):
             if not (folder.path / CAMPAIGN).exists():
                 folder.write_text(folder.path / CAMPAIGN, dump_campaign(campaign))
+            before_s = float(folder.read_json(folder.path / SUMMARY).get("seconds", 0.0))
+            folder.write_json(folder.path / SUMMARY, {"name": campaign.name, "status": RUNNING, "seconds": before_s})
             began = time.monotonic()
-            interrupted = _run_trials(campaign, folder.path, tell)
-            spent = folder.read_json(folder.path / SUMMARY).get("seconds", 0.0) + time.monotonic() - began
-            summary = write_outcome(campaign, folder.path, "stopped" if interrupted else "done", spent)
-            folder.write_json(folder.path / SUMMARY, summary)
-            record(campaign, folder.path, summary)
+            try:
+                interrupted = _run_trials(campaign, folder.path, tell)
+            except Exception as error:
+                reason = one_line(f"{type(error).__name__}: {error}")
+                _conclude(campaign, folder, "failed", before_s + time.monotonic() - began, reason)
+                raise
+            spent_s = before_s + time.monotonic() - began
+            summary = _conclude(campaign, folder, "stopped" if interrupted else "done", spent_s)
     finally:
         if new:
             folder.remove_if_unused()
+    return summary
+
+
+def _conclude(
+    campaign: Campaign, folder: RunFolder, status: str, seconds: float, reason: str | None = None
+) -> dict[str, Any]:
+    """Summary, page and record of a campaign that has ended, however it did."""
+    summary = write_outcome(campaign, folder.path, status, seconds, reason)
+    folder.write_json(folder.path / SUMMARY, summary)
+    write_campaign_report(folder.path)
+    record(campaign, folder.path, summary)
     return summary
 
 

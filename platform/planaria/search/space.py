@@ -37,6 +37,19 @@ def open_study(campaign: Campaign, folder: Path) -> optuna.Study:
     return study
 
 
+def read_study(campaign: Campaign, folder: Path) -> optuna.Study | None:
+    """The study that the folder holds, to look at while others write it; None before there is one."""
+    if not (folder / JOURNAL).exists():
+        return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.load_study(
+            study_name=campaign.name, storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        )
+    except KeyError:  # the journal is there, and empty yet
+        return None
+
+
 def draw(trial: optuna.trial.BaseTrial, search: Mapping[str, Range]) -> dict[str, Value]:
     """The settings of a trial: those whose conditions hold."""
     drawn: dict[str, Value] = {}
