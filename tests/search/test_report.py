@@ -15,6 +15,7 @@ from planaria.cli import call
 from planaria.errors import InputError
 from planaria.job import load_job
 from planaria.record.canvas import CSS_VARIABLES
+from planaria.search import load_campaign, search
 from planaria.search.history import read_history
 from planaria.search.report import write_campaign_report
 from planaria.search.space import JOURNAL
@@ -209,3 +210,17 @@ def test_the_command_reports_campaigns_and_names_both_kinds_where_a_folder_is_ne
 def test_a_folder_that_holds_no_campaign_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no campaign's folder"):
         write_campaign_report(tmp_path)
+
+
+def test_a_campaign_that_fails_leaves_its_reason_and_its_page(
+    written: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object) -> bool:
+        raise OSError("the cluster\nis gone")
+
+    monkeypatch.setattr("planaria.search.run._run_trials", fail)
+    monkeypatch.setattr("planaria.search.run.record", lambda *given: None)
+    with pytest.raises(OSError, match="is gone"):
+        search(load_campaign(written()), tmp_path / "out")
+    assert json.loads((tmp_path / "out/summary.json").read_text())["status"] == "failed"
+    assert "Why it ended: OSError: the cluster is gone" in Page((tmp_path / "out/report.html").read_text()).text
