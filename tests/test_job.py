@@ -49,17 +49,21 @@ MISTAKES = [
     ("a:\n\tb: 1\n", "line 2, column 1: a tab; indent with spaces"),
     (
         "a: !!python/object/apply:os.system [ls]",
-        "line 1, column 4: the tag !!python/object/apply:os.system is not allowed; a job or policy is plain data",
+        "line 1, column 4: the tag !!python/object/apply:os.system is not allowed; remove it: a job or policy is plain "
+        "data",
     ),
-    ("a: !run ls", "line 1, column 4: the tag !run is not allowed; a job or policy is plain data"),
+    ("a: !run ls", "line 1, column 4: the tag !run is not allowed; remove it: a job or policy is plain data"),
     ("seed: 1\nname: a\nseed: 2\n", "line 3, column 1: 'seed' is given twice; keep one of them"),
     (
         "a: &x [1]\nb: *x",
         "line 2, column 4: '*' repeats a value by its anchor, which is not supported; write the value out",
     ),
-    ("? [1]\n: 2", "line 1, column 3: a key must be text"),
+    ("? [1]\n: 2", "line 1, column 3: a key must be text; write 'name: value'"),
     ("a: " + "[" * 3000, "is nested too deeply to be read; flatten it"),
-    ("name: 2024-13-45", "month must be in 1..12; put quotes around the value"),
+    (
+        "name: 2024-13-45",
+        "line 1, column 7: '2024-13-45' cannot be read (month must be in 1..12); put quotes around it",
+    ),
     ("name: 'a", "line 1, column 9: is not YAML: found unexpected end of stream"),
     # unknown and missing keys
     ("stream: {source: csv, featurs: 1}", "stream.featurs: unknown key (did you mean 'features'?)"),
@@ -123,7 +127,7 @@ MISTAKES = [
         STREAM + "policy: {budget: {mean_heads: 12}}",
         "policy: budget.mean_heads is 12, outside heads.min 1 to heads.max 10; change one",
     ),
-    (STREAM + "policy: {heads: {start: 19}}", "policy.heads: start is 19, outside min 1 to max 10"),
+    (STREAM + "policy: {heads: {start: 19}}", "policy.heads: start is 19, outside min 1 to max 10; change one"),
     (
         STREAM + "policy: {learner: {loss: der++, memory: {rows: 0}}}",
         "policy.learner: loss is der++ but memory.rows is 0; give the memory rows or choose loss: er",

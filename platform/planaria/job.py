@@ -370,8 +370,8 @@ def load_job(path: Path | str, overrides: Sequence[str] = ()) -> Job:
     def origin(key: str) -> tuple[str, str]:
         if any(key == it or key.startswith(f"{it}.") or (key and it.startswith(f"{key}.")) for it in changed):
             return "command line", key
-        if policy_file and key.startswith("policy."):
-            return str(policy_file), key.removeprefix("policy.")
+        if policy_file and key.partition(".")[0] == "policy":
+            return str(policy_file), key.removeprefix("policy").removeprefix(".")
         return str(path), key
 
     return resolved(parse_from(Job, values, origin))

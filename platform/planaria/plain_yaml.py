@@ -72,11 +72,20 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except ValueError as error:  # such as 2024-13-45, which looks like a date
+            problem = f"{shown(node.value)} cannot be read ({one_line(str(error))}); put quotes around it"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         values: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be text; write 'name: value'", problem_mark=key_node.start_mark
+                )
             key = key_node.value  # as written: 'on' and 'no' are words here, and so is 1
             if key in values:
                 problem = f"'{key}' is given twice; keep one of them"
@@ -120,7 +129,7 @@ def _plain(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or "is not YAML"
     if problem.startswith("could not determine a constructor for the tag"):
         tag = problem.split("'")[1].replace("tag:yaml.org,2002:", "!!")
-        return f"the tag {tag} is not allowed; a job or policy is plain data"
+        return f"the tag {tag} is not allowed; remove it: a job or policy is plain data"
     if "cannot start any token" in problem and "\\t" in problem:
         return "a tab; indent with spaces"
     if isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError | yaml.composer.ComposerError):

@@ -40,7 +40,7 @@ class Heads(Settings):
         if self.max < self.min:
             raise ValueError(f"max is {self.max} but min is {self.min}; raise max or lower min")
         if not self.min <= self.start <= self.max:
-            raise ValueError(f"start is {self.start}, outside min {self.min} to max {self.max}")
+            raise ValueError(f"start is {self.start}, outside min {self.min} to max {self.max}; change one")
         return self
 
 
@@ -218,7 +218,10 @@ class Controller(Settings):
     @model_validator(mode="after")
     def _learns_what_it_shares(self) -> Controller:
         if self.shared is not None and self.kind != "learned":
-            raise ValueError(f"shared needs kind: learned; {self.kind} learns nothing that others could use")
+            raise ValueError(
+                f"shared is '{self.shared}' but kind is {self.kind}, which learns nothing that others could use; set "
+                "kind: learned or remove shared"
+            )
         return self
 
 
@@ -252,9 +255,10 @@ class Protection(Settings):
     @model_validator(mode="before")
     @classmethod
     def _usual_weight(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or "weight" in given or given.get("kind") not in _USUAL_WEIGHT:
+        kind = given.get("kind") if isinstance(given, Mapping) else None
+        if not isinstance(kind, str) or kind not in _USUAL_WEIGHT or "weight" in given:
             return given
-        return {**given, "weight": _USUAL_WEIGHT[given["kind"]]}
+        return {**given, "weight": _USUAL_WEIGHT[kind]}
 
 
 class Renew(Settings):
@@ -361,8 +365,8 @@ class Policy(Settings):
     def _difference_has_a_use(self) -> Policy:
         if self.sharing.difference_rank and all(getattr(self.sharing, part) == "none" for part in PARTS):
             raise ValueError(
-                "sharing.difference_rank is given but no layers share; set sharing.attention or sharing.mlp, or "
-                "remove it"
+                f"sharing.difference_rank is {self.sharing.difference_rank} but no layers share; set sharing.attention "
+                "or sharing.mlp, or remove it"
             )
         return self
 

@@ -68,8 +68,22 @@ def _first_of(kind: type[Settings], values: dict[str, Any], found: list[ErrorDet
         by_key.setdefault(_key(error, values), error)
     (key, error), *others = by_key.items()
     where, key_there = origin(key)
-    also = f" (also wrong: {', '.join(origin(other)[1] for other, _ in others)})" if others else ""
-    return ": ".join(part for part in (where, key_there, _what(kind, values, error, key)) if part) + also
+    names = [origin(other)[1] for other, _ in others if not other.startswith(f"{key}.")]
+    also = f" (also wrong: {', '.join(names)})" if names else ""
+    what = _what(kind, values, error, key, origin)
+    if error["type"] == "value_error" and not key:
+        where, what = _placed(kind, what, origin)
+    return ": ".join(part for part in (where, key_there, what) if part) + also
+
+
+def _placed(kind: type[Settings], what: str, origin: Origin) -> tuple[str, str]:
+    """Where the setting was written with which the words of a check over several sections begin ("batch_rows is 2 but
+    ..."), and the words with its name there."""
+    key, space, rest = what.partition(" ")
+    if key not in {dotted for dotted, _ in fields(kind)}:
+        return origin("")[0], what
+    where, key_there = origin(key)
+    return where, key_there + space + rest
 
 
 def _key(error: ErrorDetails, values: Any) -> str:
@@ -87,9 +101,9 @@ def _key(error: ErrorDetails, values: Any) -> str:
     return ".".join(steps)
 
 
-def _what(kind: type[Settings], values: Any, error: ErrorDetails, key: str) -> str:
+def _what(kind: type[Settings], values: Any, error: ErrorDetails, key: str, origin: Origin) -> str:
     if error["type"] == "extra_forbidden":
-        return "unknown key" + _suggestion(kind, key)
+        return "unknown key" + _suggestion(kind, key, origin)
     if error["type"] == "value_error":
         return one_line(str(error["ctx"]["error"]))
     steps = key.split(".") if key else []
@@ -101,11 +115,12 @@ def _what(kind: type[Settings], values: Any, error: ErrorDetails, key: str) -> s
         return f"is missing; give {expected(field)}{about}"
     value = _value(values, steps)
     hint = nearest(value, _choices(field.annotation)) if isinstance(value, str) else ""
-    give = "give" if depth == len(steps) else f"{'.'.join(steps[:depth])} takes"
-    return f"{shown(value)} is not allowed; {give} {expected(field)}{hint}"
+    give = "give" if depth == len(steps) else f"{origin('.'.join(steps[:depth]))[1]} takes"
+    leave = ", or leave it out" if value is None and depth == len(steps) else ""
+    return f"{shown(value)} is not allowed; {give} {expected(field)}{leave}{hint}"
 
 
-def _suggestion(kind: type[Settings], key: str) -> str:
+def _suggestion(kind: type[Settings], key: str, origin: Origin) -> str:
     """The nearest key beside an unknown one, or its right place if another section has it."""
     *above, name = key.split(".")
     beside = _section(kind, above)
@@ -114,7 +129,7 @@ def _suggestion(kind: type[Settings], key: str) -> str:
     known = list(beside.model_fields)
     for dotted, _ in fields(kind):
         if dotted.split(".")[-1] == name:
-            return f" (did you mean '{dotted}'?)"
+            return f" (did you mean '{origin(dotted)[1]}'?)"
     return nearest(name, known) or f"; known here: {', '.join(known)}"
 
 

@@ -45,5 +45,5 @@ def test_its_own_outcomes_come_before_borrowed_ones() -> None:
 
 
 def test_only_a_learned_controller_is_shared() -> None:
-    with pytest.raises(ValidationError, match="shared needs kind: learned"):
+    with pytest.raises(ValidationError, match="set kind: learned or remove shared"):
         Controller(kind="look_ahead", shared="all")
