@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from river import drift, stats
 
 from planaria.detect.channel import Evidence
+from planaria.detect.river_parts import ADWIN, Mean, PageHinkley
 from planaria.detect.saved import Saved
 from planaria.policy import LossChannel
 from planaria.signals import StepReport
@@ -47,10 +47,10 @@ class LossDetector:
     def dismiss(self) -> None:
         settings = self._settings
         # With forgetting (alpha < 1) the sum rests after some 10,000 rows, and then walks into an alarm by chance.
-        self._page_hinkley = drift.PageHinkley(
+        self._page_hinkley = PageHinkley(
             delta=settings.page_hinkley_delta, threshold=settings.page_hinkley_threshold, alpha=1.0, mode="up"
         )
-        self._adwin = drift.ADWIN(delta=settings.adwin_delta, clock=1)  # type: ignore[no-untyped-call]
+        self._adwin = ADWIN(delta=settings.adwin_delta, clock=1)  # type: ignore[no-untyped-call]
         self._low_sample = 0
         self._level = 0.0
 
@@ -176,7 +176,7 @@ class Baseline:
 _RIVER = importlib.metadata.version("river")
 
 
-def _page_hinkley_state(detector: drift.PageHinkley) -> dict[str, Any]:
+def _page_hinkley_state(detector: PageHinkley) -> dict[str, Any]:
     state: dict[str, Any] = {"count": int(detector._x_mean.n), "mean": detector._x_mean.get()}
     if state["count"]:  # before the first value the minimum is infinite, which JSON cannot hold
         state |= {
@@ -189,11 +189,11 @@ def _page_hinkley_state(detector: drift.PageHinkley) -> dict[str, Any]:
     return state
 
 
-def _load_page_hinkley(detector: drift.PageHinkley, saved: Saved) -> None:
+def _load_page_hinkley(detector: PageHinkley, saved: Saved) -> None:
     count = saved.integer("count")
     if count == 0:
         return
-    detector._x_mean = stats.Mean._from_state(count, saved.number("mean"))
+    detector._x_mean = Mean._from_state(count, saved.number("mean"))
     detector._sum_increase = saved.number("increase")
     detector._sum_decrease = saved.number("decrease")
     detector._min_increase = saved.number("lowest")
@@ -201,7 +201,7 @@ def _load_page_hinkley(detector: drift.PageHinkley, saved: Saved) -> None:
     detector._drift_detected = bool(saved.integer("detected"))
 
 
-def _load_adwin(detector: drift.ADWIN, saved: Saved) -> None:
+def _load_adwin(detector: ADWIN, saved: Saved) -> None:
     """The window is river's own binary layout, so only bytes that this version of river wrote are given to it."""
     if saved.text("river") != _RIVER:
         logger.warning("loss: ADWIN starts anew, its window was saved by river %s, not %s", saved.text("river"), _RIVER)
