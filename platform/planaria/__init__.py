@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from planaria.deploy import export
     from planaria.errors import InputError, RunError
     from planaria.job import Job, load_job
     from planaria.policy import Policy, load_policy
@@ -17,6 +18,7 @@ __all__ = [
     "Policy",
     "RunError",
     "RunResult",
+    "export",
     "load_job",
     "load_policy",
     "resume",
@@ -29,6 +31,7 @@ _HOMES = {
     "Policy": "policy",
     "RunError": "errors",
     "RunResult": "train.result",
+    "export": "deploy",
     "load_job": "job",
     "load_policy": "policy",
     "resume": "train.launch",

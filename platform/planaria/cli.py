@@ -407,6 +407,35 @@ def compare(
 
 
 @app.command
+def export(
+    folder: Path, /, *, to: str, out: Path | None = None, checkpoint: int | None = None, as_json: Json = False
+) -> int:
+    """Write a run's model for other programs, checked against the live model; the run may still go on.
+
+    Parameters
+    ----------
+    folder
+        The run's folder.
+    to
+        safetensors, torch-export, onnx or int8 (see docs/export.md).
+    out
+        The file (safetensors: the folder) to write. Default: one in `export` in the run's folder.
+    checkpoint
+        The step of a checkpoint. Default: the newest one.
+    """
+    from planaria.deploy import export as write
+    from planaria.deploy.show import table
+
+    made = write(folder, to, out, checkpoint)
+    if as_json:
+        _show(asdict(made), "", as_json)
+        return DONE
+    _out().print(table(made))
+    _out().print(made.path, soft_wrap=True, highlight=False)
+    return DONE
+
+
+@app.command
 def fetch(*names: str, as_json: Json = False) -> int:
     """Fetch data sets for jobs that name them; without a name, list those that there are.
 

@@ -82,6 +82,16 @@ def check_packages() -> Iterator[Finding]:
     yield Finding("ok", "packages", f"{len(asked)} as asked for: {shown}")
 
 
+def check_export() -> Iterator[Finding]:
+    """The extra for `planaria export --to onnx` and `--to int8`."""
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        yield Finding("warn", "export", f"no ONNX: {', '.join(missing)} not there", "pip install 'planaria[export]'")
+        return
+    yield Finding("ok", "export", ", ".join(f"{name} {metadata.version(name)}" for name in packages))
+
+
 def check_learn2learn() -> Iterator[Finding]:
     from planaria.control.adapt import algorithms
 
@@ -227,6 +237,7 @@ def check_data() -> Iterator[Finding]:
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_python,
     check_packages,
+    check_export,
     check_learn2learn,
     check_devices,
     check_cpus_and_memory,

@@ -73,7 +73,7 @@ class Gate(nn.Module):
             open_BG = _straight_through(logit_BG)
         else:
             open_BG = _concrete(logit_BG, None if watch is None else watch.noise_BG)
-        batch = len(normed_BTD)
+        batch = normed_BTD.shape[0]
         if watch is not None and mean_BD is not None:
             watch.chance_BG = logit_BG.sigmoid().expand(batch, -1)
             watch.open_BG, watch.mean_BD = open_BG.detach().expand(batch, -1), mean_BD.detach()

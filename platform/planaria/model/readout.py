@@ -60,12 +60,12 @@ class Readout(nn.Module):
     def describe(self, features: Mapping[str, Tensor]) -> Tensor:
         """The rows' features and the constant 1. Shape [B, D], float32."""
         described_BD = self.features(features)
-        return torch.cat((described_BD, described_BD.new_ones(len(described_BD), 1)), 1)
+        return torch.cat((described_BD, described_BD.new_ones(described_BD.shape[0], 1)), 1)
 
     @torch.no_grad()
     def experts(self, described_BD: Tensor) -> Tensor:
         """Each expert's estimate: probabilities of the classes, or the standardised target. Shape [B, E, C]."""
-        solved_BXC = (described_BD @ self.solved_DXC.flatten(1)).view(len(described_BD), *self.solved_DXC.shape[1:])
+        solved_BXC = (described_BD @ self.solved_DXC.flatten(1)).view(described_BD.shape[0], *self.solved_DXC.shape[1:])
         sure_BK = (described_BD @ self.recogniser_DK).clamp(min=0).square() * self.held_K
         sure_BK = sure_BK / sure_BK.sum(1, keepdim=True).clamp(min=1e-9)
         recognised_BC = (sure_BK[..., None] * solved_BXC[:, self.concepts_from :]).sum(1)

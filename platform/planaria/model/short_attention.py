@@ -53,6 +53,7 @@ def serves(q_BTNH: Tensor, kv_BSG2H: Tensor) -> bool:
     return (
         _built
         and torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
         and q_BTNH.device.type == "cpu"
         and q_BTNH.dtype == kv_BSG2H.dtype == torch.float32
         and kv_BSG2H.shape[1] <= MOST_KEYS

@@ -1,0 +1,30 @@
+"""safetensors: a folder of weights, blueprint and encoding, which `planaria.model.load_model` reads.
+
+Weights that layers share are stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from planaria.deploy.formats import Answer, Array, answer_of
+from planaria.deploy.plain import PlainModel
+from planaria.model import ElasticTransformer, load_model, save_model
+
+
+class Weights:
+    suffix = ""
+    exact = True
+
+    def write(
+        self, model: ElasticTransformer, encoding: Mapping[str, Any], inputs: Sequence[Array], path: Path
+    ) -> None:
+        save_model(model, path, encoding)
+
+    def read(self, path: Path) -> Answer:
+        return answer_of(PlainModel(load_model(path)[0]))
+
+
+FORMAT = Weights()
