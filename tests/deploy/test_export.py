@@ -17,9 +17,12 @@ import torch
 import planaria
 from planaria.blueprint import Blueprint, Gates
 from planaria.cli import BAD_INPUT, DONE, call
-from planaria.deploy.export import write_checked
+from planaria.deploy.export import Exported, write_checked
+from planaria.deploy.formats import format_of
+from planaria.deploy.plain import PlainModel
 from planaria.deploy.source import Source
-from planaria.errors import InputError
+from planaria.deploy.weights import Weights
+from planaria.errors import InputError, RunError
 from planaria.model import build, load_model
 
 CHOICES = {"shared": {}, "readout": {"readout_features": 64, "readout_concepts": 2, "readout_fading": 2}}
@@ -60,20 +63,50 @@ def picture_blueprint(kind: str) -> Blueprint:
     return Blueprint("classification", 16, 4, 16, (1, 3), 3, **more, **CHOICES[kind])
 
 
+def exported(blueprint: Blueprint, to: str, place: Path) -> Exported:
+    return write_checked(source(blueprint), to, place / f"made{format_of(to).suffix}")
+
+
 @pytest.mark.parametrize("kind", CHOICES)
-@pytest.mark.parametrize("to", ["safetensors", "torch-export"])
 @pytest.mark.parametrize("blueprint", [table_blueprint, picture_blueprint])
-def test_every_kind_of_model_answers_as_before_for_any_number_of_rows(
-    tmp_path: Path, blueprint: Any, to: str, kind: str
-) -> None:
-    assert write_checked(source(blueprint(kind)), to, tmp_path / "made").difference <= 1e-5
+def test_loaded_weights_answer_with_equal_bits(tmp_path: Path, blueprint: Any, kind: str) -> None:
+    assert exported(blueprint(kind), "safetensors", tmp_path).difference == 0
+
+
+def test_a_picture_model_with_a_readout_is_followed_for_any_number_of_rows(tmp_path: Path) -> None:
+    assert exported(picture_blueprint("readout"), "torch-export", tmp_path).difference <= 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CHOICES)
+@pytest.mark.parametrize("to", ["torch-export", "onnx"])
 @pytest.mark.parametrize("blueprint", [table_blueprint, picture_blueprint])
-def test_onnx_answers_as_before_for_any_number_of_rows(tmp_path: Path, blueprint: Any, kind: str) -> None:
-    assert write_checked(source(blueprint(kind)), "onnx", tmp_path / "made.onnx").difference <= 1e-5
+def test_every_kind_of_model_is_followed_for_any_number_of_rows(
+    tmp_path: Path, blueprint: Any, to: str, kind: str
+) -> None:
+    assert exported(blueprint(kind), to, tmp_path).difference <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blueprint", [table_blueprint, picture_blueprint])
+def test_8_bits_answer_nearly_as_before(tmp_path: Path, blueprint: Any) -> None:
+    assert 0 < exported(blueprint("shared"), "int8", tmp_path).difference < 0.05
+
+
+def test_a_model_that_a_format_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PlainModel, "forward", lambda self, *inputs: inputs[0].sum() if inputs[0].sum() > 0 else 0)
+    with pytest.raises(
+        InputError, match=r"^export: --to torch-export cannot write this model \(.+\); use --to safe"
+    ) as told:
+        exported(picture_blueprint("readout"), "torch-export", tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_whose_answers_differ_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Weights().read
+    monkeypatch.setattr(Weights, "read", lambda self, path: lambda inputs: answer(path)(inputs) + 1e-3)
+    with pytest.raises(RunError, match=r"safetensors differ from the live model's by 0.001, more than 1e-05"):
+        exported(picture_blueprint("readout"), "safetensors", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +151,13 @@ print(json.dumps([[about["labels"][n] for n in answer.argmax(1)], answer.tolist(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "file", "close"),
     [
         ("torch-export", "torch-export.pt2", 1e-4),
-        pytest.param("onnx", "onnx.onnx", 1e-4, marks=pytest.mark.slow),
-        pytest.param("int8", "int8.int8.onnx", 0.3, marks=pytest.mark.slow),
+        ("onnx", "onnx.onnx", 1e-4),
+        ("int8", "int8.int8.onnx", 0.3),
     ],
 )
 def test_a_file_is_usable_where_planaria_is_not_there(run: Path, to: str, file: str, close: float) -> None:
@@ -162,6 +196,8 @@ def test_bad_input_says_what_to_do(run: Path, tmp_path: Path, monkeypatch: pytes
         planaria.export(tmp_path, "safetensors")
     with pytest.raises(InputError, match="no format 'tflite'; choose from safetensors, torch-export"):
         planaria.export(run, "tflite")
+    with pytest.raises(InputError, match=r"writes a file whose name ends in .onnx; give --out such a name"):
+        planaria.export(run, "onnx", tmp_path / "model.bin")
     with pytest.raises(InputError, match="no checkpoint of step 7; those that there are: "):
         planaria.export(run, "safetensors", tmp_path / "out", checkpoint=7)
     monkeypatch.setattr("planaria.deploy.formats.find_spec", lambda name: None)

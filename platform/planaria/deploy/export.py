@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from planaria.deploy.formats import Answer, Array, answer_of, format_of
-from planaria.deploy.plain import PlainModel
+from planaria.deploy.plain import input_names
 from planaria.deploy.source import Source, read_source
 from planaria.errors import InputError, RunError
 
@@ -55,6 +55,9 @@ def export(folder: Path | str, to: str, out: Path | str | None = None, checkpoin
     format_ = format_of(to)
     folder = Path(folder)
     path = Path(out) if out is not None else folder / "export" / f"{to}{format_.suffix}"
+    ending = Path(f"model{format_.suffix}").suffix
+    if not path.name.endswith(ending):
+        raise InputError(f"{path}: --to {to} writes a file whose name ends in {ending}; give --out such a name")
     beside = path.with_name(path.name + ".json")
     for place in (path, beside):
         if place.exists():
@@ -74,11 +77,14 @@ def export(folder: Path | str, to: str, out: Path | str | None = None, checkpoin
 
 
 def write_checked(source: Source, to: str, path: Path) -> Exported:
-    """Raises RunError where an exact format's outputs are not the live model's."""
+    """Raises InputError for a model that the format cannot hold, RunError where outputs are not the live model's."""
     format_ = format_of(to)
-    plain = PlainModel(source.model)
-    inputs = [np.ascontiguousarray(source.features[name]) for name in plain.names]
-    format_.write(source.model, source.encoding, [np.resize(x, (64, *x.shape[1:])) for x in inputs], path)
+    inputs = [np.ascontiguousarray(source.features[name]) for name in input_names(source.model.blueprint)]
+    try:
+        format_.write(source.model, source.encoding, [np.resize(x, (64, *x.shape[1:])) for x in inputs], path)
+    except (RuntimeError, ValueError) as error:  # what torch and ONNX raise for a model that they cannot follow
+        why = str(error).partition("\n")[0]
+        raise InputError(f"export: --to {to} cannot write this model ({why}); use --to safetensors") from error
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -88,7 +94,7 @@ def write_checked(source: Source, to: str, path: Path) -> Exported:
 
 
 def _compared(source: Source, to: str, path: Path, inputs: Sequence[Array], exported: Answer) -> Exported:
-    names = PlainModel(source.model).names
+    names = input_names(source.model.blueprint)
     live = answer_of(lambda *tensors: source.model(dict(zip(names, tensors, strict=True))))
     rows = len(source.target)
     spread = float(source.model.output.spread)
@@ -131,7 +137,7 @@ def about(source: Source, to: str) -> dict[str, Any]:
     categories: Mapping[str, Any] = source.encoding["stream"].get("categories") or {}
     inputs = [
         {"name": name, "dtype": str(source.features[name].dtype), "shape": ["rows", *source.features[name].shape[1:]]}
-        for name in PlainModel(source.model).names
+        for name in input_names(source.model.blueprint)
     ]
     return {
         "format": to,

@@ -1,4 +1,4 @@
-"""What a model can be exported to: a format is a class with these methods, in a file of its own, and a line in HOMES."""
+"""What a model can be exported to: a format is a class with these methods, in a file of its own; HOMES names it."""
 
 from __future__ import annotations
 

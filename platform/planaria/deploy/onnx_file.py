@@ -22,8 +22,10 @@ class OnnxFile:
         self, model: ElasticTransformer, encoding: Mapping[str, Any], inputs: Sequence[Array], path: Path
     ) -> None:
         plain = PlainModel(model)
-        names = {"input_names": list(plain.names), "output_names": ["output"]}
-        program = torch.onnx.export(traced(plain, inputs), dynamo=True, verbose=False, **names)
+        given, made = list(plain.names), ["output"]
+        program = torch.onnx.export(
+            traced(plain, inputs), dynamo=True, verbose=False, input_names=given, output_names=made
+        )
         assert program is not None
         program.save(path, external_data=False)
 

@@ -11,9 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from planaria.blueprint import Blueprint
 from planaria.model import ElasticTransformer
 from planaria.model.blocks import Mlp
 from planaria.model.differences import Difference
+
+
+def input_names(shape: Blueprint) -> tuple[str, ...]:
+    """The groups of columns that it reads, in the order in which an exported model takes them."""
+    tables = (("numeric", shape.numeric), ("categorical", shape.categorical))
+    return ("image",) if shape.image_shape else tuple(name for name, columns in tables if columns)
 
 
 class PlainModel(nn.Module):
@@ -22,8 +29,7 @@ class PlainModel(nn.Module):
     def __init__(self, model: ElasticTransformer) -> None:
         super().__init__()
         shape = model.blueprint
-        tables = (("numeric", shape.numeric), ("categorical", shape.categorical))
-        self.names = ("image",) if shape.image_shape else tuple(name for name, columns in tables if columns)
+        self.names = input_names(shape)
         self.model = copy.deepcopy(model).cpu().eval()
         for layer in range(shape.layers):
             block = self.model.block(layer)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from planaria.deploy.formats import Answer, Array, answer_of
-from planaria.deploy.plain import PlainModel
+from planaria.deploy.plain import input_names
 from planaria.model import ElasticTransformer, load_model, save_model
 
 
@@ -24,7 +24,9 @@ class Weights:
         save_model(model, path, encoding)
 
     def read(self, path: Path) -> Answer:
-        return answer_of(PlainModel(load_model(path)[0]))
+        model, _ = load_model(path)
+        names = input_names(model.blueprint)
+        return answer_of(lambda *tensors: model(dict(zip(names, tensors, strict=True))))
 
 
 FORMAT = Weights()

@@ -188,7 +188,8 @@ class TableFeatures(nn.Module):
         """Shape [B, D], float32."""
         values_BV = self._values(features)
         mixed_BD = F.relu(F.linear(values_BV, self.mix_DV, self.offset_D))
-        distance_BD = torch.cdist(values_BV, self.centre_DV).square()
+        # always by products: by default the number of rows decides, which an exported model may not depend on
+        distance_BD = torch.cdist(values_BV, self.centre_DV, compute_mode="use_mm_for_euclid_dist").square()
         return torch.cat((values_BV, mixed_BD, torch.exp(-distance_BD * self.sharpness_D)), 1) * self.scale_D
 
 
