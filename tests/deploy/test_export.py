@@ -156,8 +156,6 @@ print(json.dumps([[about["labels"][n] for n in answer.argmax(1)], answer.tolist(
     ("to", "file", "close"),
     [
         ("torch-export", "torch-export.pt2", 1e-4),
-        ("onnx", "onnx.onnx", 1e-4),
-        ("int8", "int8.int8.onnx", 0.3),
     ],
 )
 def test_a_file_is_usable_where_planaria_is_not_there(run: Path, to: str, file: str, close: float) -> None:
