@@ -21,7 +21,7 @@ from planaria.train import launch
 from planaria.train.folder import RunFolder
 from planaria.train.worker import run_here
 
-ROWS = 3_200
+ROWS = 9_600
 LOCAL = {"workers": 0, "shards": 2}
 STILL = {"controller": {"kind": "none"}, "learner": {"memory": {"rows": 300}}}
 

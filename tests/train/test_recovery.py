@@ -34,7 +34,7 @@ from planaria.train.checkpoint import CheckpointStore, step_of
 from planaria.train.folder import RunFolder
 from planaria.train.worker import run_here
 
-ROWS, STRETCH, STEPS = 9_600, 1_600, 300
+ROWS, STRETCH, STEPS = 24_000, 4_000, 750
 LOCAL = {"workers": 0, "shards": 2}
 
 
