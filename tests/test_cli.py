@@ -80,7 +80,10 @@ def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
             ["logs", "nowhere", "--follow"],
             "command line: --follow: needs --address; a run's folder shows what it holds by now",
         ),
-        (["fetch", "mist"], f"stream.source: 'mist' is not a named set (did you mean 'mnist'?); there are {', '.join(NAMES)}"),
+        (
+            ["fetch", "mist"],
+            f"stream.source: 'mist' is not a named set (did you mean 'mnist'?); there are {', '.join(NAMES)}",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
