@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from planaria.errors import InputError
@@ -95,6 +96,21 @@ def test_cut_off_trials_are_handed_out_first_and_finished_ones_never(campaign: C
     assert again.suggest("f") == StudySearcher.FINISHED
     states = [trial.state.name for trial in open_study(campaign, tmp_path).trials]
     assert states == ["RUNNING", "COMPLETE", "FAIL", "RUNNING"]
+
+
+def test_a_trial_that_was_cut_off_before_all_of_it_was_drawn_keeps_what_was(campaign: Campaign, tmp_path: Path) -> None:
+    study = open_study(campaign, tmp_path)
+    for _ in range(2):
+        study.ask()  # nothing is drawn of the first; of the second one setting
+    second = optuna.trial.Trial(study, study.trials[1]._trial_id)
+    key, values = next((key, values) for key, values in campaign.search.items() if values.between is not None)
+    assert values.between is not None
+    drawn = second.suggest_float(key, *values.between, log=values.log)
+    searcher = StudySearcher(open_study(campaign, tmp_path), campaign)
+    found = [searcher.suggest(name) for name in ("a", "b")]
+    assert [one and one["number"] for one in found] == [0, 1]
+    assert all(one is not None and key in one["settings"] for one in found)
+    assert found[1] is not None and found[1]["settings"][key] == drawn
 
 
 def test_a_trial_that_was_cut_off_goes_on_and_a_done_one_is_not_repeated(campaign: Campaign, tmp_path: Path) -> None:

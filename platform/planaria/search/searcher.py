@@ -31,7 +31,8 @@ class StudySearcher(Searcher):
         if self._cut_off:
             known = self._cut_off.pop(0)
             number = known.number
-            settings = draw(optuna.trial.FixedTrial(known.params), self._campaign.search)
+            # What was drawn stays; a kill may have come before all of it was.
+            settings = draw(optuna.trial.Trial(self._study, known._trial_id), self._campaign.search)
         elif self._begun >= self._campaign.trials:
             finished: Any = Searcher.FINISHED  # which Ray's types forget
             return finished  # type: ignore[no-any-return]
