@@ -51,7 +51,7 @@ BY_ITSELF = [
         "learner.readout.half_lives.0: 500.5 is not allowed; learner.readout.half_lives takes a list of whole numbers",
     ),
     ("initialisation: {kind: orthogonal}", "initialisation: a mapping is not allowed; give normal or orthogonal"),
-    ("sharing: all", "sharing: 'all' is not allowed; give keys under it: attention, mlp, difference_rank"),
+    ("sharing: all", "sharing: 'all' is not allowed; give keys under it: attention, mlp, difference_rank, regroup"),
     (
         "sharing: {attention: 3}",
         "sharing.attention: 3 is not allowed; give none, all, pairs, cycle or sandwich or a list",
@@ -84,6 +84,11 @@ BY_ITSELF = [
     ("heads: {start: 12}", "heads: start is 12, outside min 1 to max 10; change one"),
     ("heads: {start: 2, min: 3}", "heads: start is 2, outside min 3 to max 10; change one"),
     ("budget: {mean_heads: 12}", "budget.mean_heads is 12, outside heads.min 1 to heads.max 10; change one"),
+    (
+        "{sharing: {regroup: {}}, controller: {kind: none}}",
+        "sharing.regroup is given but controller.kind is none, which changes nothing; set controller.kind to ",
+    ),
+    ("sharing: {regroup: {price: -1}}", "sharing.regroup.price: -1 is not allowed; give a number of at least 0"),
     (
         "sharing: {difference_rank: 2}",
         "sharing.difference_rank is 2 but no layers share; set sharing.attention or sharing.mlp, or remove it",

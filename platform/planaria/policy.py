@@ -47,6 +47,17 @@ class Heads(Settings):
 Grouping = Literal["none", "all", "pairs", "cycle", "sandwich"] | tuple[int, ...]
 
 
+class Regrouping(Settings):
+    """Sharing that changes while the model learns: after a shift a layer may get weights of its own, and between shifts
+    layers that have stayed alike may share theirs."""
+
+    price: float = Field(0.05, ge=0)
+    """Nats per row that a model whose layers share nothing must earn over one without parameters."""
+    gain: float = Field(0.01, ge=0, lt=1)
+    """Share of the present loss that twice the parameters take away in the long run, where they come from layers that
+    no longer share: a short look-ahead cannot see it."""
+
+
 class Sharing(Settings):
     """Which layers use one set of weights."""
 
@@ -59,6 +70,8 @@ class Sharing(Settings):
     difference_rank: int = Field(0, ge=0)
     """Hierarchical sharing: what each layer adds to weights that it shares, as a product of matrices of this rank; 0
     adds nothing."""
+    regroup: Regrouping | None = None
+    """Let the controller change the groups, which begin as said above; null leaves them as they are."""
 
     def owners(self, part: Part, layers: int) -> tuple[int, ...]:
         """For each layer the layer whose weights of that part it uses. Raises ValueError where the setting has another
@@ -363,10 +376,20 @@ class Policy(Settings):
 
     @model_validator(mode="after")
     def _difference_has_a_use(self) -> Policy:
-        if self.sharing.difference_rank and all(getattr(self.sharing, part) == "none" for part in PARTS):
+        shares = self.sharing.regroup is not None or any(getattr(self.sharing, part) != "none" for part in PARTS)
+        if self.sharing.difference_rank and not shares:
             raise ValueError(
                 f"sharing.difference_rank is {self.sharing.difference_rank} but no layers share; set sharing.attention "
                 "or sharing.mlp, or remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_regroups(self) -> Policy:
+        if self.sharing.regroup is not None and self.controller.kind == "none":
+            raise ValueError(
+                "sharing.regroup is given but controller.kind is none, which changes nothing; set controller.kind to "
+                "learned or look_ahead, or remove sharing.regroup"
             )
         return self
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from planaria.blueprint import Blueprint, GrowHeads, RecycleHead, ShrinkHeads, edit_from_dict
+from planaria.blueprint import Blueprint, GrowHeads, RecycleHead, Share, ShrinkHeads, Unshare, edit_from_dict
 from planaria.control.decide import choose
 from planaria.control.propose import Scores, long_run_gain, price_of, propose
-from planaria.policy import Budget, Heads, Policy
+from planaria.policy import Budget, Heads, Policy, Regrouping, Sharing
 from planaria.signals import Candidate
 
 BLUEPRINT = Blueprint("classification", 16, 4, 32, (2, 3), 10, image_shape=(1, 28, 28), patch=7)
@@ -90,12 +91,12 @@ def test_no_growth_beyond_the_budget(budget: Budget) -> None:
 
 
 def test_the_price_is_that_of_the_live_heads() -> None:
-    assert price_of(BLUEPRINT, HEADS, 0.08) == pytest.approx(0.08 * 5 / 8)
+    assert price_of(BLUEPRINT, POLICY, 0.08) == pytest.approx(0.08 * 5 / 8)
     for candidate in propose("thrift", BLUEPRINT, SCORES, 1.0, POLICY, 0.08):
         after = BLUEPRINT if candidate.edit is None else edit_from_dict(candidate.edit).apply(BLUEPRINT)
         assert candidate.heads == after.heads
         assert candidate.parameters == after.parameters
-        assert candidate.price == pytest.approx(price_of(after, HEADS, 0.08))
+        assert candidate.price == pytest.approx(price_of(after, POLICY, 0.08))
 
 
 def test_capacity_is_expected_to_pay_less_the_more_there_is() -> None:
@@ -137,3 +138,32 @@ def test_recycling_is_among_the_candidates_that_are_tried_and_costs_no_capacity(
         < long_run_gain(RecycleHead(1, 2), BLUEPRINT, DEAD, 0.06)
         < long_run_gain(GrowHeads(1, 1), replace(BLUEPRINT, heads=(2, 2)), DEAD, 0.06)
     )
+
+
+PAIRED = replace(BLUEPRINT, heads=(2, 2, 2), attention_of=(0, 0, 2), mlp_of=(0, 0, 2))
+REGROUPS = POLICY.model_copy(update={"sharing": Sharing(regroup=Regrouping(price=0.1, gain=0.02))})
+ALIKE = Scores(
+    [[1.0, 1.0]] * 3,
+    [1.0] * 3,
+    [[True, True]] * 3,
+    distance={Share("mlp", (0, 2)): 0.9, Share("attention", (0, 2)): 0.4},
+    strain={Unshare("mlp", 0): -0.2, Unshare("attention", 1): 0.3, Unshare("attention", 0): 0.1},
+)
+
+
+@pytest.mark.parametrize(("trigger", "edits"), [("abrupt shift", ["unshare"]), ("thrift", ["unshare", "share"])])
+def test_a_shift_may_part_layers_and_between_shifts_they_may_join(trigger: str, edits: list[str]) -> None:
+    found = [c for c in propose(trigger, PAIRED, ALIKE, 1.0, REGROUPS, 0.1) if "share" in str(c.edit)]
+    assert [c.edit["kind"] for c in found if c.edit] == edits
+    assert found[0].edit == {"kind": "unshare", "part": "attention", "layer": 1} and found[0].facts["strain"] == 0.3
+    assert all("share" not in str(c.edit) for c in propose(trigger, PAIRED, ALIKE, 1.0, POLICY, 0.1))
+
+
+def test_parameters_have_a_price_and_a_worth_where_layers_may_regroup() -> None:
+    whole = replace(PAIRED, attention_of=(), mlp_of=())
+    of_heads = price_of(whole, POLICY, 0.08)
+    assert price_of(whole, REGROUPS, 0.08) == pytest.approx(of_heads + 0.1)
+    assert price_of(PAIRED, REGROUPS, 0.08) == pytest.approx(of_heads + 0.1 * PAIRED.parameters / whole.parameters)
+    parts = Unshare("mlp", 1)
+    doublings = math.log2(parts.apply(PAIRED).parameters / PAIRED.parameters)
+    assert long_run_gain(parts, PAIRED, ALIKE, 5.0, 0.02) == pytest.approx(0.02 * doublings)

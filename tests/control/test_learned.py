@@ -27,7 +27,7 @@ GROW = Candidate("grow", {"kind": "grow_heads", "layer": 0, "heads": 1}, "keep",
 MORE = replace(GROW, name="grow by 2")
 MOST = replace(GROW, name="grow by 3")
 SHRINK = Candidate("shrink", {"kind": "shrink_heads", "layer": 0, "heads": [0]}, "keep", (2,), 80, price=0.03)
-RECYCLE = Candidate("recycle", {"kind": "recycle_head", "layer": 0, "head": 0}, "keep", (3,), 100, price=0.03)
+PART = Candidate("part", {"kind": "unshare", "part": "mlp", "layer": 0}, "keep", (3,), 120, price=0.05, prior=0.01)
 SETTINGS = Controller(certainty=0.0)
 
 
@@ -122,19 +122,6 @@ def test_gains_grow_with_the_loss_and_prices_do_not(hand_made: HandMade) -> None
     judge, dear = LearnedJudge(SETTINGS, hand_made(2.0, 2.0)), replace(GROW, price=0.03 + 0.15)
     chosen = [judge.judge(situation(KEEP, dear, loss=loss), Looks()).chosen.name for loss in (1.0, 2.0)]
     assert chosen == ["keep", "grow"]
-
-
-def test_kinds_of_edit_that_the_value_has_not_learned_of_are_left_out(hand_made: HandMade) -> None:
-    verdict = LearnedJudge(SETTINGS, hand_made(2.0, 2.0)).judge(situation(KEEP, RECYCLE, GROW), Looks())
-    assert [c.name for c in verdict.candidates] == ["keep", "grow"]
-
-
-def test_a_candidate_that_is_left_out_does_not_make_it_look_at_another(hand_made: HandMade) -> None:
-    looks = Looks(1.0, 9.0, 0.5)
-    judge = LearnedJudge(SETTINGS, hand_made(-3.0, 3.0, looked=20.0))
-    verdict = judge.judge(situation(KEEP, RECYCLE, GROW), looks)
-    assert looks.asked == [[0, 2]]
-    assert verdict.chosen.name == "grow" and verdict.chosen.loss_recent == 0.5
 
 
 def test_outcomes_move_the_next_values(hand_made: HandMade) -> None:
@@ -248,3 +235,32 @@ def test_the_policy_says_which_judge_there_is(hand_made: HandMade, tmp_path: Pat
     assert isinstance(learned, LearnedJudge) and learned.value.edits == {"grow_heads", "shrink_heads"}
     with pytest.raises(InputError, match="nowhere: no usable learned value"):
         judge_for(Controller(kind="learned", value="nowhere"))
+
+
+def test_kinds_that_the_value_never_learned_of_are_judged_by_looking_ahead(hand_made: HandMade) -> None:
+    judge = LearnedJudge(SETTINGS, hand_made(2.0, 2.0))
+    looks = Looks(1.0, 0.5, 9.0)
+    verdict = judge.judge(situation(KEEP, PART, GROW), looks)
+    assert looks.asked == [[0, 1]], "of growing the value is sure"
+    assert [c.name for c in verdict.candidates] == ["keep", "grow", "part"]
+    assert verdict.chosen.name == "part"
+    assert verdict.chosen.value == pytest.approx(SETTINGS.look_ahead_weight * 0.5 + 0.01 - 0.02)
+    assert not judge.open, "the value cannot learn from what it has no features of"
+
+
+@pytest.mark.parametrize("affordable", [0, 1])
+def test_kinds_that_the_value_never_learned_of_are_left_out_where_nothing_can_be_looked_ahead_on(
+    affordable: int, hand_made: HandMade
+) -> None:
+    judge, looks = LearnedJudge(SETTINGS, hand_made(2.0, 2.0)), Looks()
+    verdict = judge.judge(situation(KEEP, PART, GROW, looks=affordable), looks)
+    assert [c.name for c in verdict.candidates] == ["keep", "grow"] and looks.asked == []
+
+
+def test_what_may_be_the_best_and_what_the_value_does_not_know_are_looked_ahead_on_together(
+    hand_made: HandMade,
+) -> None:
+    looks = Looks(1.0, 9.0, 0.5)
+    verdict = LearnedJudge(SETTINGS, hand_made(-3.0, 3.0, looked=20.0)).judge(situation(KEEP, PART, GROW), looks)
+    assert looks.asked == [[0, 1, 2]]
+    assert verdict.chosen.name == "grow" and verdict.chosen.loss_recent == 0.5

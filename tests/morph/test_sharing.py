@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -154,6 +155,20 @@ def test_the_more_rank_the_less_sharing_changes(part: Part) -> None:
         _train(model, optimizer, 1)
     assert changes[0] > changes[1] > changes[2]
     assert changes[2] < 1e-4, "full rank"
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("part", PARTS)
+def test_sharing_changes_less_where_it_is_fitted_to_recent_inputs(part: Part, rank: int) -> None:
+    before, _ = _trained(replace(ALONE, difference_rank=rank), steps=60)
+    change = []
+    for calibration in (None, _rows(256, seed=500)[0]):
+        model = copy.deepcopy(before)
+        operate(model, Share(part, (1, 2)), seed=0, calibration=calibration)
+        assert all(attention.kept is None for attention in (model.block(at).attention for at in range(LAYERS)))
+        fresh = _rows(256, seed=900)[0]
+        change.append((model(fresh) - before(fresh)).square().mean().item())
+    assert change[1] < 0.8 * change[0]
 
 
 def test_heads_of_shared_attention_come_and_go_in_all_its_layers() -> None:

@@ -241,6 +241,31 @@ def test_layers_that_share_survive_edits_and_a_resume(learner: dict[str, Any], t
     assert _everything(again) == _everything(whole)
 
 
+@pytest.mark.parametrize("kind", ["learned", "look_ahead"])
+def test_the_controller_parts_layers_at_shifts_and_joins_them_for_thrift(kind: str, table: Path) -> None:
+    """With prices and worths that leave no doubt."""
+    sharing = {"attention": "all", "mlp": "all", "regroup": {"price": 0.0, "gain": 0.9}}
+    heads = {**POLICY["heads"], "max": 2, "min": 2}
+    policy = {"sharing": sharing, "heads": heads, "controller": {**POLICY["controller"], "kind": kind}}
+    job = _job(table, policy)
+    whole, cut = _open(job), _open(job)
+    for run in (whole, cut):
+        run.begin()
+    _live(cut, 80)
+    again = _open(job)
+    again.load_state(cut.state())
+    for run in (whole, again):
+        _live(run)
+    assert _everything(again) == _everything(whole)
+    kinds = [json.loads(row["edit"])["kind"] for row in whole.account.records.rows("revisions") if row["edit"]]
+    assert "unshare" in kinds and "share" not in kinds
+    assert whole.blueprint.attention_of == () or whole.blueprint.mlp_of == ()
+    dear = _open(_job(table, {**policy, "sharing": {"regroup": {"price": 5.0, "gain": 0.0}}}))
+    dear.begin()
+    _live(dear)
+    assert dear.blueprint.attention_of == (0, 0) or dear.blueprint.mlp_of == (0, 0)
+
+
 @pytest.mark.parametrize("learner", PROTECTED)
 def test_what_protects_is_the_same_in_shards_but_for_rounding(learner: dict[str, Any], table: Path) -> None:
     steady = {**POLICY["learner"], "learning_rate": 0.002}  # larger steps let rounding grow tenfold in ten of them

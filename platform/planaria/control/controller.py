@@ -23,7 +23,7 @@ from planaria.errors import InputError
 from planaria.policy import Policy
 from planaria.signals import Candidate, Decision, Shift, ShiftKind, StepReport
 
-MOST_CANDIDATES = 9
+MOST_CANDIDATES = 11
 USUAL_RECENT, USUAL_MEMORY = 340, 256
 """Rows on which a candidate is scored."""
 SETBACK_WAITS = 4
@@ -163,7 +163,7 @@ class Controller:
         measured = bench.measure(evidence)
         self.passes_spent += self._measuring()
         mature = [[self._mature(b, sample) for b in layer] for layer in self.births]
-        scores = Scores(measured.importance, measured.growth, mature)
+        scores = Scores(measured.importance, measured.growth, mature, measured.distance, measured.strain)
         candidates = propose(trigger, bench.blueprint, scores, self.pulse.loss_fast, self.policy, self.price)
         observation = {**self.pulse.observation(), **self._observation(trigger, bench.blueprint, scores, sample)}
         candidates = candidates[: MOST_CANDIDATES - 1]
@@ -292,7 +292,7 @@ class Controller:
         return [replace(blank, prior=prior, facts=facts)]
 
     def _price(self, blueprint: Blueprint) -> float:
-        return price_of(blueprint, self.policy.heads, self.price)
+        return price_of(blueprint, self.policy, self.price)
 
     def applied(self, decision: Decision, owners: Sequence[int]) -> None:
         """The choice is carried out: wait for what it brings, and after an edit note births and start the cool-down.
@@ -396,8 +396,8 @@ class Controller:
         return self.passes_spent + decisions * each <= self._earned()
 
     def _measuring(self) -> int:
-        """Passes to measure importance and growth, forward and backward, and the loss on memory."""
-        return 7 * self.policy.controller.scoring_rows
+        """Passes to measure importance and growth (and likeness), forward and backward, and the loss on memory."""
+        return (7 if self.policy.sharing.regroup is None else 10) * self.policy.controller.scoring_rows
 
     def _earned(self) -> float:
         """Passes that decisions may have spent by now."""
@@ -420,7 +420,7 @@ class Controller:
             "growth_strongest": max(scores.growth),
             "growth_weakest": min(scores.growth),
             "samples_since_edit": float(sample - self.last_edit_sample),
-            "price": price_of(blueprint, self.policy.heads, self.price),
+            "price": price_of(blueprint, self.policy, self.price),
             "decision_budget_left": 1 - self.passes_spent / self._earned(),
             "library_fit": 0.0,
         }

@@ -1,6 +1,7 @@
 """The judge with a meta-learned value: it trusts the value where it is sure, and looks ahead where it is not.
 
-It keeps learning: what its own decisions brought in the run adapts the value.
+It keeps learning: what its own decisions brought in the run adapts the value. Kinds of edit that the value never
+learned of are judged by looking ahead alone, as `full_look_ahead` judges all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from planaria.control.decide import choose
 from planaria.control.features import features, scale_of
 from planaria.control.judge import Known, Look, Outcome, Situation, Verdict
-from planaria.control.look_ahead import Trial
+from planaria.control.look_ahead import Trial, score
 from planaria.control.value import Outcomes, ValueEnsemble
 from planaria.errors import InputError
 from planaria.policy import Controller
@@ -43,20 +44,28 @@ class LearnedJudge:
         self._members = value.adapted(None)
 
     def judge(self, situation: Situation, look: Look) -> Verdict:
-        known = self._known(situation.candidates)
-        situation = replace(situation, candidates=tuple(situation.candidates[number] for number in known))
+        every = situation.candidates
+        known = self._known(every)
+        foreign = [number for number in range(len(every)) if number not in known]
+        situation = replace(situation, candidates=tuple(every[number] for number in known))
         before = features(situation, {})
         gain_K, error_K = self.value.gains(before, self._members, self.settings.memory_weight)
         candidates = _valued(situation, gain_K, error_K)
         candidates = [replace(c, predicted=c.value, predicted_error=c.standard_error) for c in candidates]
-        unsure = self._unsure(candidates, situation.looks)
-        if unsure:
-            trials = dict(zip(unsure, look([known[number] for number in unsure]), strict=True))
-            candidates = self._after_looking(situation, candidates, trials)
+        unsure = [known[place] for place in self._unsure(candidates, situation.looks)]
+        foreign = foreign[: max(0, situation.looks - max(1, len(unsure)))]
+        looked = sorted({*unsure, 0, *foreign}) if unsure or foreign else []
+        trials = dict(zip(looked, look(looked), strict=True)) if looked else {}
+        if trials:
+            seen_of = {place: trials[number] for place, number in enumerate(known) if number in trials}
+            candidates = self._after_looking(situation, candidates, seen_of)
+            shown = [candidates[0], *(every[number] for number in foreign)]
+            candidates += score(shown, [trials[number] for number in (0, *foreign)], self.settings)[1:]
         chosen, why = choose(candidates, self.settings.certainty)
         place = candidates.index(chosen)
-        self.open[situation.number] = (before[place].tolist(), scale_of(situation.loss))
-        seen = f"looked ahead on {len(unsure) - 1} of {len(candidates) - 1}" if unsure else "the learned value is sure"
+        if place < len(known):
+            self.open[situation.number] = (before[place].tolist(), scale_of(situation.loss))
+        seen = f"looked ahead on {len(looked) - 1} of {len(candidates) - 1}" if looked else "the learned value is sure"
         return Verdict(tuple(candidates), chosen, f"{why} ({seen})")
 
     def learn(self, outcome: Outcome) -> None:

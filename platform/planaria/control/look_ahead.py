@@ -7,13 +7,14 @@ Legend: R recent rows, M memory rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from planaria.blueprint import Share, Unshare
 from planaria.control.adapt import adapt, fast_learner
 from planaria.policy import Controller
 from planaria.signals import Candidate
@@ -64,6 +65,10 @@ class Measurement:
     """Per layer: how strongly the loss pulls at a fresh head, relative to the live ones."""
     loss_memory: float | None
     """Mean loss on remembered rows that were never replayed, in nats; None where there are none."""
+    distance: Mapping[Share, float] = field(default_factory=dict)
+    """Where layers may regroup: how far apart the weights are that each of these edits would join."""
+    strain: Mapping[Unshare, float] = field(default_factory=dict)
+    """Where layers may regroup: how hard each of these layers pulls against those that it shares with."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from planaria.blueprint import Blueprint, Edit, GrowHeads, RecycleHead, ShrinkHeads, edit_to_dict
+from planaria.blueprint import (
+    Blueprint,
+    Edit,
+    GrowHeads,
+    RecycleHead,
+    Share,
+    ShrinkHeads,
+    Unshare,
+    edit_to_dict,
+)
 from planaria.policy import Budget, Heads, Policy
 from planaria.signals import Candidate
 
@@ -25,6 +34,10 @@ class Scores:
     """Per layer: how strongly the loss pulls at a fresh head, relative to the live ones."""
     mature: Sequence[Sequence[bool]]
     """Per layer and head: has it had time to integrate? Only mature heads may go."""
+    distance: Mapping[Share, float] = field(default_factory=dict)
+    """Where layers may regroup: how far apart the weights are that each of these edits would join."""
+    strain: Mapping[Unshare, float] = field(default_factory=dict)
+    """Where layers may regroup: how hard each of these layers pulls against those that it shares with."""
 
 
 def propose(
@@ -33,7 +46,9 @@ def propose(
     """Candidates within the limits at the present loss and price; the first one keeps everything as it is.
 
     After a shift: ways to treat optimizer and output layer, and growth with and without them. Between shifts: growth,
-    removal of the heads that matter least, and a fresh start for a head that does not matter at all.
+    removal of the heads that matter least, and a fresh start for a head that does not matter at all. Where layers may
+    regroup: weights of its own for the layer that pulls most against those that it shares with, and between shifts one
+    set of weights for the two groups that are most alike.
     """
     shifted = trigger.endswith("shift")
     treatments = ["keep", "reset"] if shifted else ["keep"]
@@ -48,6 +63,10 @@ def propose(
         options += [(edit, treatments[-1]) for edit in growth[:1]]
     if not shifted:
         options += [(edit, "keep") for edit in _removal(blueprint, scores, policy.heads)]
+    if policy.sharing.regroup is not None:
+        options += [(edit, "keep") for edit in _parting(scores)]
+        if not shifted:
+            options += [(edit, "keep") for edit in _joining(scores)]
     candidates = [_candidate(edit, treatment, blueprint, scores, loss, policy, price) for edit, treatment in options]
     return [
         candidate for candidate in candidates if candidate.edit is None or fits(candidate, blueprint, policy.budget)
@@ -59,9 +78,17 @@ def _loss_of_ignorance(blueprint: Blueprint) -> float:
     return math.log(max(2, blueprint.outputs)) if blueprint.task == "classification" else 1.0
 
 
-def price_of(blueprint: Blueprint, heads: Heads, price: float) -> float:
-    """Nats per row that the live heads must earn: the price at full size, in proportion below."""
-    return price * sum(blueprint.heads) / (heads.max * blueprint.layers)
+def price_of(blueprint: Blueprint, policy: Policy, price: float) -> float:
+    """Nats per row that the live heads must earn: the price at full size, in proportion below. Where layers may
+    regroup, also what the parameters must: their price where no layer shares, in proportion below."""
+    of_heads = price * sum(blueprint.heads) / (policy.heads.max * blueprint.layers)
+    regroup = policy.sharing.regroup
+    return of_heads if regroup is None else of_heads + regroup.price * blueprint.parameters / _unshared(blueprint)
+
+
+def _unshared(blueprint: Blueprint) -> int:
+    """Parameters if every layer had its own."""
+    return replace(blueprint, attention_of=(), mlp_of=(), difference_rank=0).parameters
 
 
 def fits(candidate: Candidate, blueprint: Blueprint, budget: Budget) -> bool:
@@ -74,14 +101,19 @@ def fits(candidate: Candidate, blueprint: Blueprint, budget: Budget) -> bool:
     return within_parameters and within_flops
 
 
-def long_run_gain(edit: Edit | None, blueprint: Blueprint, scores: Scores, doubling_gain: float) -> float:
+def long_run_gain(
+    edit: Edit | None, blueprint: Blueprint, scores: Scores, doubling_gain: float, regrouping_gain: float = 0.0
+) -> float:
     """What the edit's change of capacity is expected to bring once it has been learned with, in nats.
 
     The loss falls by about `doubling_gain` whenever all heads double (docs/controller.md has the measurement). A head
-    that goes takes along its share of that, in proportion to its importance within the layer.
+    that goes takes along its share of that, in proportion to its importance within the layer. It falls by about
+    `regrouping_gain` whenever the parameters double because layers no longer share them.
     """
     if edit is None:
         return 0.0
+    if isinstance(edit, Share | Unshare):
+        return regrouping_gain * math.log2(edit.apply(blueprint).parameters / blueprint.parameters)
     before, after = sum(blueprint.heads), sum(edit.apply(blueprint).heads)
     if isinstance(edit, RecycleHead):  # as if the head had not been there, as far as it was not used
         unused = 1 - min(1.0, _relative(scores.importance[edit.layer])[edit.head])
@@ -132,6 +164,16 @@ def _removal(blueprint: Blueprint, scores: Scores, heads: Heads) -> list[Edit]:
     return [edit for _, edit in sorted(options, key=lambda option: option[0])[:2]]
 
 
+def _parting(scores: Scores) -> list[Edit]:
+    """Weights of its own for the layer that pulls hardest against those that it shares with, or least along."""
+    return [*sorted(scores.strain, key=lambda edit: -scores.strain[edit])[:1]]
+
+
+def _joining(scores: Scores) -> list[Edit]:
+    """One set of weights for the two groups that are most alike."""
+    return [*sorted(scores.distance, key=lambda edit: scores.distance[edit])[:1]]
+
+
 def _candidate(
     edit: Edit | None,
     treatment: str,
@@ -143,14 +185,16 @@ def _candidate(
 ) -> Candidate:
     after = blueprint if edit is None else edit.apply(blueprint)
     action = "keep" if edit is None else edit.describe()
+    regroup = policy.sharing.regroup
+    gains = policy.controller.capacity_gain * loss, 0.0 if regroup is None else regroup.gain * loss
     return Candidate(
         name=action if treatment == "keep" else f"{action}, {treatment}",
         edit=None if edit is None else edit_to_dict(edit),
         treatment=treatment,
         heads=after.heads,
         parameters=after.parameters,
-        price=price_of(after, policy.heads, price),
-        prior=long_run_gain(edit, blueprint, scores, policy.controller.capacity_gain * loss),
+        price=price_of(after, policy, price),
+        prior=long_run_gain(edit, blueprint, scores, *gains),
         facts=facts_of(edit, blueprint, scores),
     )
 
@@ -169,6 +213,10 @@ def facts_of(edit: Edit | None, before: Blueprint, scores: Scores) -> dict[str, 
     elif isinstance(edit, RecycleHead):
         relative = _relative(scores.importance[edit.layer])
         facts |= {"share_of_layer": 1 / before.heads[edit.layer], "importance": relative[edit.head]}
+    elif isinstance(edit, Share):
+        facts |= {"distance": scores.distance[edit]}
+    elif isinstance(edit, Unshare):
+        facts |= {"strain": scores.strain[edit]}
     return facts
 
 

@@ -43,9 +43,17 @@ def refit_output_projection(
             for mixed, o in uses
         ]
     )
-    gram_KK = kept_MK.t() @ kept_MK
-    ridge = RIDGE * gram_KK.diagonal().mean().clamp(min=1e-12)
-    change_KD = torch.linalg.solve(
-        gram_KK + ridge * torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device), kept_MK.t() @ lost_MD
-    )
+    change_KD = change_for(kept_MK, lost_MD)
     attention.o[kept] += change_KD.view(len(kept), attention.head_width, -1).to(attention.o.dtype)
+
+
+def change_for(hidden_MK: Tensor, missing_MD: Tensor) -> Tensor:
+    """What to add to output weights [K, D] so that hidden values bring what is missing, as nearly as a small change
+    can. float64."""
+    gram_KK = hidden_MK.t() @ hidden_MK
+    ridge = RIDGE * gram_KK.diagonal().mean().clamp(min=1e-12)
+    change_KD: Tensor = torch.linalg.solve(
+        gram_KK + ridge * torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device),
+        hidden_MK.t() @ missing_MD,
+    )
+    return change_KD

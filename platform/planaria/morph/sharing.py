@@ -2,18 +2,23 @@
 
 Giving a layer its own keeps the model's outputs. Sharing keeps them as far as can be: heads and hidden units may come
 in any order, so those of one group are first matched to those of the other; the shared weights are then the mean over
-the layers, and what each layer differs from it is kept as far as the blueprint's `difference_rank` goes. Source of
-matching before averaging: Git Re-Basin (Ainsworth et al. 2022, arXiv 2209.04836).
+the layers, and what each layer differs from it is kept as far as the blueprint's `difference_rank` goes. On recent
+inputs, output weights are then fitted to what all these layers gave before. Source of matching before averaging: Git
+Re-Basin (Ainsworth et al. 2022, arXiv 2209.04836); of the fit: RegMean (Jin et al. 2023, arXiv 2212.09849).
 
-Legend: N heads, M hidden units.
+Legend: B rows, Q query tokens, N heads, H head width, M hidden units, D width, K inputs of the output weights.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -23,6 +28,7 @@ from planaria.model.blocks import Mlp
 from planaria.model.differences import Difference
 from planaria.model.transformer import ElasticTransformer, fresh_difference
 from planaria.morph.follow import Follower
+from planaria.morph.refit import change_for
 
 
 @torch.no_grad()
@@ -46,12 +52,22 @@ def unshare(model: ElasticTransformer, edit: Unshare, after: Blueprint, follow: 
 
 
 @torch.no_grad()
-def share(model: ElasticTransformer, edit: Share, after: Blueprint, follow: Follower) -> None:
-    """See the head of this file. `after` is the next blueprint."""
+def share(
+    model: ElasticTransformer,
+    edit: Share,
+    after: Blueprint,
+    follow: Follower,
+    calibration: Mapping[str, Tensor] | None = None,
+) -> None:
+    """See the head of this file. `after` is the next blueprint. Behind gates nothing is fitted: what they close in one
+    layer they need not close in the other."""
     part, before = edit.part, model.blueprint
     first, second = sorted(before.owners(part)[layer] for layer in edit.layers)
     groups = before.groups(part)
     kept, gone = _part(model, part, first), _part(model, part, second)
+    calls: list[_Call] = []
+    if calibration is not None and before.gates is None:
+        calls = _calls(model, part, (*groups[first], *groups[second]), calibration)
     order, blocks = _matching(kept, gone, 0 if before.gates is None else before.gates.blocks)
     wanted = {layer: _effective(model, part, layer) for layer in groups[first]}
     wanted |= {layer: _reordered(_effective(model, part, layer), order) for layer in groups[second]}
@@ -65,6 +81,78 @@ def share(model: ElasticTransformer, edit: Share, after: Blueprint, follow: Foll
         _reorder_gate(model, part, layer, order if part == "attention" else blocks, follow)
     for layer in wanted:
         _differ(model, part, layer, {name: wanted[layer][name] - mean[name] for name in mean}, after, follow)
+    if calls:
+        _fit_output(model, kept, part, calls)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One layer's use of its attention or MLP."""
+
+    layer: int
+    input: tuple[Tensor, ...]
+    output_BQD: Tensor
+
+
+def _calls(model: ElasticTransformer, part: Part, layers: Sequence[int], inputs: Mapping[str, Tensor]) -> list[_Call]:
+    """What these layers' parts read and gave on `inputs`."""
+    owners, seen = model.blueprint.owners(part), []
+    for owner in sorted({owners[layer] for layer in layers}):
+        given: list[tuple[tuple[Tensor, ...], Tensor]] = []
+
+        def note(module: nn.Module, read: tuple[Any, ...], gave: Tensor, given: list[Any] = given) -> None:
+            given.append((tuple(one for one in read if isinstance(one, Tensor)), gave))
+
+        handle = _part(model, part, owner).register_forward_hook(note)
+        try:
+            model.hidden(inputs)
+        finally:
+            handle.remove()
+        users = [layer for layer in range(model.blueprint.layers) if owners[layer] == owner]
+        seen += [_Call(layer, *one) for layer, one in zip(users, given, strict=True)]
+    return seen
+
+
+def _fit_output(model: ElasticTransformer, shared: nn.Module, part: Part, calls: Sequence[_Call]) -> None:
+    """Change the shared output weights so that every layer gives as nearly what it gave before as it can."""
+    hidden, missing = [], []
+    for call in calls:
+        difference = _difference(model, part, call.layer)
+        if isinstance(shared, ElasticAttention):
+            mixed: list[tuple[Tensor, Tensor]] = []
+            shared.kept = mixed
+            try:
+                now_BQD = shared(*call.input, difference=difference)
+            finally:
+                shared.kept = None
+            hidden.append(mixed[0][0].flatten(2).flatten(0, 1))
+        else:
+            assert isinstance(shared, Mlp)
+            now_BQD = shared(*call.input, difference)
+            into = shared.into.weight if difference is None else difference.added("into", shared.into.weight)
+            hidden.append(F.gelu(F.linear(call.input[0], into, shared.into.bias)).flatten(0, 1))
+        missing.append((call.output_BQD - now_BQD).flatten(0, 1))
+    change_KD = change_for(torch.cat(hidden).double(), torch.cat(missing).double())
+    output = shared.o if isinstance(shared, ElasticAttention) else shared.get_parameter("out.weight")
+    output.add_((change_KD.view_as(output) if isinstance(shared, ElasticAttention) else change_KD.t()).to(output.dtype))
+
+
+@torch.no_grad()
+def apart(model: ElasticTransformer, edit: Share) -> float:
+    """How far from each other what the edit would join is: the distance over the length of the mean of both."""
+    part, before = edit.part, model.blueprint
+    first, second = sorted(before.owners(part)[layer] for layer in edit.layers)
+    kept, gone = _part(model, part, first), _part(model, part, second)
+    order, _ = _matching(kept, gone, 0 if before.gates is None else before.gates.blocks)
+    one, other = _effective(model, part, first), _reordered(_effective(model, part, second), order)
+    distance, length = (
+        sum(float(tensor.double().square().sum()) for tensor in tensors)
+        for tensors in (
+            [one[name] - other[name] for name in one],
+            [(one[name] + other[name]) / 2 for name in one],
+        )
+    )
+    return math.sqrt(distance / max(length, 1e-24))
 
 
 def _differ(

@@ -49,8 +49,8 @@ def operate(
     """Apply the edit in place and return the new blueprint.
 
     `calibration` holds recent inputs: with them, shrinking and recycling refit the output projection to what the lost
-    heads contributed. `weights` is the state dict that a restoring edit puts back. Raises ValueError (before anything
-    is touched) where the edit does not fit.
+    heads contributed, and sharing to what each layer gave before. `weights` is the state dict that a restoring edit
+    puts back. Raises ValueError (before anything is touched) where the edit does not fit.
     """
     after = edit.apply(model.blueprint)
     follow = follow or Followers()
@@ -63,7 +63,7 @@ def operate(
     elif isinstance(edit, RecycleHead):
         _recycle_head(model, edit, torch.Generator().manual_seed(seed), follow, calibration)
     elif isinstance(edit, Share):
-        share(model, edit, after, follow)
+        share(model, edit, after, follow, calibration)
     elif isinstance(edit, Unshare):
         unshare(model, edit, after, follow)
     elif isinstance(edit, SetGate):

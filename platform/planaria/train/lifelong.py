@@ -729,7 +729,7 @@ class Lifelong:
 
     def summary(self, status: str, final: Mapping[int, tuple[float, float]] | None = None) -> dict[str, Any]:
         """The content of summary.json, but for what only the folder's keeper knows."""
-        price = price_of(self.blueprint, self.job.policy.heads, self.controller.price)
+        price = price_of(self.blueprint, self.job.policy, self.controller.price)
         return {**self.account.summary(status, self.group.size, final), "price": price}
 
     def encoding(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from planaria.control.adapt import adam_rates
 from planaria.control.look_ahead import RowLoss
 from planaria.learn import OptimizerFollower, reset_moments
 from planaria.model import ElasticTransformer
-from planaria.morph import growth_scores, head_importance, operate, temper
+from planaria.morph import distances, growth_scores, head_importance, operate, strains, temper
 from planaria.policy import Policy
 from planaria.signals import Candidate
 
@@ -44,13 +44,16 @@ class Workbench:
     """The weights that a restoring edit puts back, by its concept."""
 
     def measure(self) -> Measurement:
-        """Head importance, growth scores and loss, from recent and remembered rows."""
+        """Head importance, growth scores, loss and how alike layers are, from recent and remembered rows."""
         evidence, half = self.evidence, self.policy.controller.scoring_rows // 2
         features = {n: torch.cat((v[:half], evidence.memory[n][-half:])) for n, v in evidence.recent.items()}
         target = torch.cat((evidence.recent_target[:half], evidence.memory_target[-half:]))
         importance = head_importance(self.model, features, target, self.row_loss)
         growth = growth_scores(self.model, features, target, self.row_loss, seed=self.surgery_seed)
-        return Measurement(importance, growth, self._loss_memory(half))
+        if self.policy.sharing.regroup is None:
+            return Measurement(importance, growth, self._loss_memory(half))
+        strain = strains(self.model, features, target, self.row_loss)
+        return Measurement(importance, growth, self._loss_memory(half), distances(self.model), strain)
 
     @torch.no_grad()
     def _loss_memory(self, rows: int) -> float | None:
