@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -128,3 +130,13 @@ def test_a_parameter_without_a_gradient_is_stepped_as_if_it_were_zero() -> None:
     before = parameters[0].detach().clone()
     optimizer.step()
     torch.testing.assert_close(parameters[0].detach(), before * (1 - 0.01 * 0.01))
+
+
+def test_it_does_not_load_the_compiler() -> None:
+    script = (
+        "import sys, torch\n"
+        "from planaria.learn.flat_adamw import FlatAdamW\n"
+        "FlatAdamW([{'params': [torch.nn.Parameter(torch.ones(3))]}], lr=0.1)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -46,6 +47,11 @@ class FlatOptimizer(torch.optim.Optimizer):
     def __init__(self, groups: Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
         super().__init__(groups, defaults)
         self._forget_layout()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's, without the wrapper that keeps torch.compile away from it: that loads the compiler, 70 MiB and
+        1.5 CPU-seconds, into every process that has an optimizer."""
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
 
     @abstractmethod
     def advance(self, segment: Segment) -> None:
@@ -141,3 +147,17 @@ class FlatOptimizer(torch.optim.Optimizer):
             at += size
         state_of = dict(zip(self.slots, buffers, strict=True))
         return Segment(group, parts, value, state_of, step, torch.zeros_like(value))
+
+
+class WithBetas(FlatOptimizer):
+    """One that keeps two running means of the gradient, and decays weights by themselves."""
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})

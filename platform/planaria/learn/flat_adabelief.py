@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-from planaria.learn.flat import FlatOptimizer, Segment
+from planaria.learn.flat import Segment, WithBetas
 
 
-class FlatAdaBelief(FlatOptimizer):
+class FlatAdaBelief(WithBetas):
     """Steps of learning rate x mean / standard deviation of each element's gradient (Zhuang et al. 2020, arXiv
     2010.07468): long where gradients agree, short where they are noise. The variance is that around the running mean,
     without the bias of the first steps; weight decay is decoupled.
@@ -17,16 +14,6 @@ class FlatAdaBelief(FlatOptimizer):
     """
 
     slots = ("exp_avg", "exp_avg_var")
-
-    def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ) -> None:
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def advance(self, segment: Segment) -> None:
         group, gradient, steps = segment.group, segment.gradient, float(segment.step)

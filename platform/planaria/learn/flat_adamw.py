@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 
-from planaria.learn.flat import FlatOptimizer, Segment
+from planaria.learn.flat import Segment, WithBetas
 
 
-class FlatAdamW(FlatOptimizer):
+class FlatAdamW(WithBetas):
     """AdamW (Loshchilov & Hutter 2019, 1711.05101), with the slots of torch.optim.AdamW."""
 
     slots = ("exp_avg", "exp_avg_sq")
-
-    def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ) -> None:
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def advance(self, segment: Segment) -> None:
         group = segment.group
