@@ -17,10 +17,10 @@ Floats = npt.NDArray[np.float64]
 
 def gate_sizes(blueprint: Blueprint) -> list[Floats]:
     """For each layer the parameters behind each gate. Biases of outputs have none: they are always used."""
-    d, m = blueprint.width, blueprint.mlp_width
     blocks = 0 if blueprint.gates is None else blueprint.gates.blocks
-    head, block = 4.0 * blueprint.head_width * d, (2 * d * m + m) / max(1, blocks)
-    return [np.repeat((head, block), (heads, blocks)) for heads in blueprint.heads]
+    head, unit = 4.0 * blueprint.head_width * blueprint.width, 2 * blueprint.width + 1
+    block_of = [unit * blueprint.mlp_width_of(layer) / max(1, blocks) for layer in range(blueprint.layers)]
+    return [np.repeat((head, block), (heads, blocks)) for heads, block in zip(blueprint.heads, block_of, strict=True)]
 
 
 def gates_behind(blueprint: Blueprint, part: Part, layer: int) -> slice:

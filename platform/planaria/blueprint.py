@@ -6,7 +6,7 @@ Legend: D model width, N heads, H head width, T tokens, M MLP width, C outputs.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, get_args
@@ -73,15 +73,26 @@ class Blueprint:
     """Rank of what each layer of a group adds to the shared weights; 0 adds nothing."""
     gates: Gates | None = None
     """Of every layer, if any."""
+    mlp_widths: tuple[int, ...] = ()
+    """Of each layer; () where all have `mlp_width`, which is else the widest."""
 
     def __post_init__(self) -> None:
+        # one way to say each thing, so that equal models have equal blueprints
+        if self.mlp_widths:
+            object.__setattr__(self, "mlp_width", max(self.mlp_widths))
+        if self.mlp_widths == (self.mlp_width,) * self.layers:
+            object.__setattr__(self, "mlp_widths", ())
         for name in ("attention_of", "mlp_of"):
             if getattr(self, name) == tuple(range(self.layers)):
-                object.__setattr__(self, name, ())  # one way to say it, so that equal models have equal blueprints
+                object.__setattr__(self, name, ())
 
     @property
     def layers(self) -> int:
         return len(self.heads)
+
+    def mlp_width_of(self, layer: int) -> int:
+        """Hidden units of the layer's MLP."""
+        return self.mlp_widths[layer] if self.mlp_widths else self.mlp_width
 
     def owners(self, part: Part) -> tuple[int, ...]:
         """For each layer the layer whose weights of that part it uses."""
@@ -121,17 +132,17 @@ class Blueprint:
     @cached_property
     def parameters(self) -> int:
         """Trainable numbers, counted from the shapes. What a readout solves is not trained."""
-        d, m = self.width, self.mlp_width
+        d, width_of = self.width, self.mlp_width_of
         if self.image_shape is not None:
             inputs = (self.patch_values + 1) * d + self.tokens * d
         else:
             inputs = 3 * self.numeric * d + self.categorical * self.categories * d
         inner = [heads * self.head_width for heads in self.heads]
         attention = sum(4 * inner[owner] * d + d for owner in self.groups("attention"))
-        mlp = len(self.groups("mlp")) * (2 * d * m + m + d)
+        mlp = sum(2 * d * width_of(owner) + width_of(owner) + d for owner in self.groups("mlp"))
         differences = sum(
             self.difference_rank * (4 * inner[layer] + 3 * d) * self.differs("attention", layer)
-            + self.difference_rank * 2 * (d + m) * self.differs("mlp", layer)
+            + self.difference_rank * 2 * (d + width_of(layer)) * self.differs("mlp", layer)
             for layer in range(self.layers)
         )
         gates = (d + 1) * sum(self.gates_of(layer) for layer in range(self.layers))
@@ -156,7 +167,7 @@ class Blueprint:
 
     def flops_of_mlp(self, layer: int) -> int:
         """Of the layer's whole MLP, for one row."""
-        return 4 * self._queries(layer) * self.width * self.mlp_width
+        return 4 * self._queries(layer) * self.width * self.mlp_width_of(layer)
 
     def _queries(self, layer: int) -> int:
         return 1 if layer == self.layers - 1 else self.tokens
@@ -169,7 +180,7 @@ class Blueprint:
         """Raises InputError where the text is not a blueprint."""
         try:
             values = json.loads(text)
-            for name in ("heads", "attention_of", "mlp_of"):
+            for name in ("heads", "attention_of", "mlp_of", "mlp_widths"):
                 values[name] = tuple(int(n) for n in values.get(name, ()))
             if values.get("image_shape") is not None:
                 values["image_shape"] = tuple(int(n) for n in values["image_shape"])
@@ -194,8 +205,14 @@ class Blueprint:
         for group in self.groups("attention").values():
             if len({self.heads[layer] for layer in group}) > 1:
                 raise ValueError(f"layers {list(group)} share their attention but have {list(self.heads)} heads")
+        if self.mlp_widths and (len(self.mlp_widths) != self.layers or min(self.mlp_widths) < 1):
+            raise ValueError(f"mlp_widths is {list(self.mlp_widths)}; name for each layer at least one hidden unit")
+        for group in self.groups("mlp").values():
+            if len({self.mlp_width_of(layer) for layer in group}) > 1:
+                raise ValueError(f"layers {list(group)} share their MLP but have {list(self.mlp_widths)} hidden units")
         if self.gates is not None:
-            self.gates.check(self.mlp_width)
+            for layer in range(self.layers):
+                self.gates.check(self.mlp_width_of(layer))
         if self.difference_rank < 0:
             raise ValueError("difference_rank must not be negative")
         if self.tokens < 2:
@@ -295,6 +312,90 @@ class ShrinkHeads:
 
 
 @dataclass(frozen=True)
+class GrowMlp:
+    """Append hidden units to a layer's MLP, and to those that share it; the model's outputs stay what they were."""
+
+    kind: ClassVar[str] = "grow_mlp"
+    layer: int
+    units: int
+    """Where blocks of units have gates: as many for each block."""
+
+    def apply(self, blueprint: Blueprint) -> Blueprint:
+        _check_layer(self.layer, blueprint)
+        blocks = 1 if blueprint.gates is None else blueprint.gates.blocks
+        if self.units < 1 or self.units % blocks:
+            raise ValueError(
+                f"cannot grow the MLP of layer {self.layer} by {self.units} hidden units in {blocks} blocks"
+            )
+        return _with_mlp_width(blueprint, self.layer, blueprint.mlp_width_of(self.layer) + self.units)
+
+    def describe(self) -> str:
+        return f"grow the MLP of layer {self.layer} by {self.units}"
+
+
+@dataclass(frozen=True)
+class ShrinkMlp:
+    """Remove the named hidden units (numbers within the layer) for good, also from layers that share its MLP."""
+
+    kind: ClassVar[str] = "shrink_mlp"
+    layer: int
+    units: tuple[int, ...]
+    """Where blocks of units have gates: as many of each block."""
+
+    def apply(self, blueprint: Blueprint) -> Blueprint:
+        _check_layer(self.layer, blueprint)
+        live = blueprint.mlp_width_of(self.layer)
+        if not self.units or len(set(self.units)) != len(self.units):
+            raise ValueError(f"cannot remove hidden units {list(self.units)}; name each once")
+        if min(self.units) < 0 or max(self.units) >= live:
+            raise ValueError(f"cannot remove hidden units {list(self.units)} of layer {self.layer}, which has {live}")
+        if len(self.units) >= live:
+            raise ValueError(f"layer {self.layer} must keep at least one hidden unit")
+        if blueprint.gates is not None:
+            blocks = blueprint.gates.blocks
+            gone = [sum(unit * blocks // live == block for unit in self.units) for block in range(blocks)]
+            if len(set(gone)) > 1 or gone[0] * blocks >= live:
+                raise ValueError(
+                    f"cannot remove {gone} hidden units of the blocks of layer {self.layer}; gates need blocks of one "
+                    "size, so take as many of each, and not all"
+                )
+        return _with_mlp_width(blueprint, self.layer, live - len(self.units))
+
+    def describe(self) -> str:
+        return f"shrink the MLP of layer {self.layer} by {len(self.units)}"
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Remove heads and hidden units of several layers at once, for good."""
+
+    kind: ClassVar[str] = "prune"
+    heads: tuple[tuple[int, ...], ...]
+    """Of each layer, numbers within it. Where layers share, they are named in one of these."""
+    units: tuple[tuple[int, ...], ...]
+    """The same of hidden units."""
+
+    @property
+    def parts(self) -> list[ShrinkHeads | ShrinkMlp]:
+        """What it does, in the order in which it is done: from the input on."""
+        found: list[ShrinkHeads | ShrinkMlp] = []
+        for layer in range(max(len(self.heads), len(self.units))):
+            found += [ShrinkHeads(layer, gone) for gone in self.heads[layer : layer + 1] if gone]
+            found += [ShrinkMlp(layer, gone) for gone in self.units[layer : layer + 1] if gone]
+        return found
+
+    def apply(self, blueprint: Blueprint) -> Blueprint:
+        if not self.parts:
+            raise ValueError("there is nothing to prune; name heads or hidden units")
+        for part in self.parts:
+            blueprint = part.apply(blueprint)
+        return blueprint
+
+    def describe(self) -> str:
+        return f"prune {sum(map(len, self.heads))} heads and {sum(map(len, self.units))} hidden units"
+
+
+@dataclass(frozen=True)
 class GrowOutputs:
     """More classes, because the stream brought new labels."""
 
@@ -335,6 +436,12 @@ class Share:
         if self.part == "attention" and blueprint.heads[first] != blueprint.heads[second]:
             heads = blueprint.heads[first], blueprint.heads[second]
             raise ValueError(f"layers {first} and {second} have {heads[0]} and {heads[1]} heads; make them equal first")
+        units = blueprint.mlp_width_of(first), blueprint.mlp_width_of(second)
+        if self.part == "mlp" and units[0] != units[1]:
+            raise ValueError(
+                f"the MLPs of layers {first} and {second} have {units[0]} and {units[1]} hidden units; make them equal "
+                "first"
+            )
         return _with_owners(blueprint, self.part, [first if owner == second else owner for owner in owners])
 
     def describe(self) -> str:
@@ -380,10 +487,13 @@ class Restore:
     """As it was kept."""
     gates: Gates | None = None
     """As they were kept."""
+    mlp_widths: tuple[int, ...] = ()
+    """Of each layer, as they were kept; () is those that there are."""
 
     @staticmethod
     def of(concept: int, kept: Blueprint) -> Restore:
-        return Restore(concept, kept.heads, kept.attention_of, kept.mlp_of, kept.gates)
+        widths = tuple(kept.mlp_width_of(layer) for layer in range(kept.layers))
+        return Restore(concept, kept.heads, kept.attention_of, kept.mlp_of, kept.gates, widths)
 
     def apply(self, blueprint: Blueprint) -> Blueprint:
         if len(self.heads) != blueprint.layers or min(self.heads) < 1:
@@ -394,6 +504,7 @@ class Restore:
             attention_of=self.attention_of,
             mlp_of=self.mlp_of,
             gates=self.gates,
+            mlp_widths=self.mlp_widths or blueprint.mlp_widths,
         )
         after.check()
         return after
@@ -446,8 +557,21 @@ class SetGate:
         return f"give every layer {self.gates.kind} gates per {self.gates.per}"
 
 
-EDITS: dict[str, type[GrowHeads | ShrinkHeads | GrowOutputs | Restore | RecycleHead | Share | Unshare | SetGate]] = {
-    kind.kind: kind for kind in (GrowHeads, ShrinkHeads, GrowOutputs, Restore, RecycleHead, Share, Unshare, SetGate)
+EDITS: dict[str, Callable[..., Edit]] = {
+    kind.kind: kind
+    for kind in (
+        GrowHeads,
+        ShrinkHeads,
+        GrowMlp,
+        ShrinkMlp,
+        Prune,
+        GrowOutputs,
+        Restore,
+        RecycleHead,
+        Share,
+        Unshare,
+        SetGate,
+    )
 }
 
 
@@ -457,9 +581,7 @@ def edit_to_dict(edit: Edit) -> dict[str, Any]:
 
 def edit_from_dict(values: Mapping[str, Any]) -> Edit:
     """Raises InputError where the values are not an edit."""
-    rest: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name != "kind"
-    }
+    rest: dict[str, Any] = {name: _as_tuple(value) for name, value in values.items() if name != "kind"}
     try:
         if isinstance(rest.get("gates"), Mapping):
             rest["gates"] = Gates(**rest["gates"])
@@ -471,7 +593,11 @@ def edit_from_dict(values: Mapping[str, Any]) -> Edit:
 def _plain(value: Any) -> Any:
     if isinstance(value, Gates):
         return asdict(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(one) for one in value) if isinstance(value, list) else value
 
 
 def diff(before: Blueprint, after: Blueprint) -> dict[str, tuple[Any, Any]]:
@@ -490,6 +616,13 @@ def _with_heads(blueprint: Blueprint, layer: int, heads: int) -> Blueprint:
     owners = blueprint.owners("attention")
     changed = (heads if owners[at] == owners[layer] else live for at, live in enumerate(blueprint.heads))
     return replace(blueprint, heads=tuple(changed))
+
+
+def _with_mlp_width(blueprint: Blueprint, layer: int, units: int) -> Blueprint:
+    """Of the layer, and of all that share its MLP."""
+    owners = blueprint.owners("mlp")
+    changed = (units if owners[at] == owners[layer] else blueprint.mlp_width_of(at) for at in range(blueprint.layers))
+    return replace(blueprint, mlp_widths=tuple(changed))
 
 
 def _owners(part: Part, blueprint: Blueprint) -> list[int]:

@@ -34,7 +34,15 @@ def compared(*losses: tuple[float, float]) -> list[Candidate]:
 def test_every_entry_is_offered_with_its_heads_and_its_price() -> None:
     keep, small, large = candidates()
     assert keep.edit is None and keep.heads == (2, 3)
-    kept = {"kind": "restore", "concept": 3, "heads": [1, 3], "attention_of": [], "mlp_of": [], "gates": None}
+    kept = {
+        "kind": "restore",
+        "concept": 3,
+        "heads": [1, 3],
+        "attention_of": [],
+        "mlp_of": [],
+        "gates": None,
+        "mlp_widths": [32, 32],
+    }
     assert small.edit == kept and small.heads == (1, 3)
     assert small.price < keep.price == large.price
     assert small.treatment == "reset", "the moments of another time point nowhere"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planaria.blueprint import Edit, GrowHeads, RecycleHead, Share, ShrinkHeads
+from planaria.blueprint import Edit, GrowHeads, Prune, RecycleHead, Share, ShrinkHeads
 
 Births = list[list[int]]
 """Per layer and head: the sample at which it was born."""
@@ -20,6 +20,10 @@ def births_after(edit: Edit, births: Sequence[Sequence[int]], sample: int, owner
         first, second = sorted(owners[layer] for layer in edit.layers)
         if edit.part == "attention":  # which of the second's heads went into which of the first's is not told
             return [list(after[first]) if owner == second else after[at] for at, owner in enumerate(owners)]
+        return after
+    if isinstance(edit, Prune):
+        for part in edit.parts:
+            after = births_after(part, after, sample, owners)
         return after
     if not isinstance(edit, GrowHeads | ShrinkHeads | RecycleHead):
         return after

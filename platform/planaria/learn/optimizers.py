@@ -50,16 +50,18 @@ class OptimizerFollower:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
 
-    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0) -> None:
+    def replaced(
+        self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0, dimension: int = 0
+    ) -> None:
         """Rows `kept` of the state come along; new rows begin without momentum, and with `moment` of the mean second
-        moment of the kept ones. Where nothing is kept, `new` begins without any state. Raises KeyError where `old` is
-        not the optimizer's."""
+        moment of the kept ones. Rows are slices along `dimension`. Where nothing is kept, `new` begins without any
+        state. Raises KeyError where `old` is not the optimizer's."""
         group, at = self._place(old)
         group["params"][at] = new
         state = self.optimizer.state.pop(old, {})
         if len(kept) and state:
             self.optimizer.state[new] = {
-                slot: _follow(slot, value, old, new, kept, moment) for slot, value in state.items()
+                slot: _follow(slot, value, old, new, kept, moment, dimension) for slot, value in state.items()
             }
 
     def added(self, name: str, new: nn.Parameter, source: nn.Parameter | None) -> None:
@@ -97,8 +99,10 @@ class RestoringFollower(OptimizerFollower):
         super().__init__(optimizer)
         self.names, self.tensors = names, tensors
 
-    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0) -> None:
-        super().replaced(old, new, kept, moment)
+    def replaced(
+        self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0, dimension: int = 0
+    ) -> None:
+        super().replaced(old, new, kept, moment, dimension)
         if not len(kept):
             self._take_up(new, self.names[old])
 
@@ -156,13 +160,16 @@ def load_optimizer_tensors(
         optimizer.state[parameter][slot] = value.to(parameter.device).clone()
 
 
-def _follow(slot: str, value: object, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float) -> object:
+def _follow(
+    slot: str, value: object, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float, dimension: int
+) -> object:
     if not isinstance(value, Tensor) or value.shape != old.shape:
         return value.clone() if isinstance(value, Tensor) else value
     moved = torch.zeros_like(new, memory_format=torch.preserve_format)
-    moved[: len(kept)] = value.index_select(0, kept)
-    if slot.startswith("exp_avg_") and len(new) > len(kept):
+    known, fresh = moved.tensor_split([len(kept)], dimension)
+    known.copy_(value.index_select(dimension, kept))
+    if slot.startswith("exp_avg_") and fresh.numel():
         # Adam's step count is the tensor's: from a second moment (or variance) of zero, new rows would take several
         # times its steps.
-        moved[len(kept) :] = moment * moved[: len(kept)].mean(0)
+        fresh.copy_(moment * known.mean(dimension, keepdim=True))
     return moved

@@ -145,7 +145,7 @@ def fresh_part(blueprint: Blueprint, part: Part, layer: int) -> nn.Module:
     """One of the layer's shapes."""
     if part == "attention":
         return ElasticAttention(blueprint.width, blueprint.heads[layer], blueprint.head_width)
-    return Mlp(blueprint.width, blueprint.mlp_width)
+    return Mlp(blueprint.width, blueprint.mlp_width_of(layer))
 
 
 def fresh_gate(blueprint: Blueprint, layer: int) -> Gate | None:
@@ -161,7 +161,8 @@ def fresh_difference(blueprint: Blueprint, part: Part, layer: int) -> Difference
         return None
     width, rank = blueprint.width, blueprint.difference_rank
     if part == "mlp":
-        return Difference({"into": (blueprint.mlp_width, width), "out": (width, blueprint.mlp_width)}, rank)
+        units = blueprint.mlp_width_of(layer)
+        return Difference({"into": (units, width), "out": (width, units)}, rank)
     by_head = (blueprint.heads[layer], blueprint.head_width, width)
     return Difference({"q": by_head, "kv": (by_head[0], 2, *by_head[1:]), "o": by_head}, rank)
 

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 class Follower(Protocol):
     """Keeps something for each parameter: an optimizer's moments, anchors."""
 
-    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0) -> None:
+    def replaced(
+        self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0, dimension: int = 0
+    ) -> None:
         """`new` takes the place of `old`: its first rows are rows `kept` of `old`, the others are fresh and begin with
-        the share `moment` of the kept rows' mean second moment."""
+        the share `moment` of the kept rows' mean second moment. Rows are slices along `dimension`."""
 
     def added(self, name: str, new: nn.Parameter, source: nn.Parameter | None) -> None:
         """`new` came, and has that name in the model. It is a copy of `source`, which stays, or fresh."""
@@ -28,9 +30,11 @@ class Followers:
     def __init__(self, *followers: Follower) -> None:
         self._followers: Sequence[Follower] = followers
 
-    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0) -> None:
+    def replaced(
+        self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0, dimension: int = 0
+    ) -> None:
         for follower in self._followers:
-            follower.replaced(old, new, kept, moment)
+            follower.replaced(old, new, kept, moment, dimension)
 
     def added(self, name: str, new: nn.Parameter, source: nn.Parameter | None) -> None:
         for follower in self._followers:

@@ -53,7 +53,7 @@ def _keep_averages(model: ElasticTransformer, calibration: Mapping[str, Tensor])
             if part == "attention":
                 model.block(owner).attention.o.mul_(mean[:, None, None])
             else:
-                mean = mean.repeat_interleave(blueprint.mlp_width // gates.blocks)
+                mean = mean.repeat_interleave(blueprint.mlp_width_of(owner) // gates.blocks)
                 model.block(owner).mlp.out.weight.mul_(mean)
             for layer in layers:
                 difference = getattr(model.block(layer), f"{part}_difference")

@@ -1,13 +1,16 @@
-"""Compensation for removed heads: refit the output projection on recent inputs.
+"""Compensation for removed heads and hidden units: refit output weights on recent inputs.
 
-Legend: B rows, T query tokens, N heads, H head width, D model width, K = kept heads x H.
+Legend: B rows, T query tokens, N heads, H head width, D model width, M rows x tokens, U hidden units, K = kept heads x
+H, or kept hidden units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from planaria.model.transformer import ElasticTransformer
@@ -45,6 +48,37 @@ def refit_output_projection(
     )
     change_KD = change_for(kept_MK, lost_MD)
     attention.o[kept] += change_KD.view(len(kept), attention.head_width, -1).to(attention.o.dtype)
+
+
+@torch.no_grad()
+def refit_mlp_output(model: ElasticTransformer, layer: int, gone: Sequence[int], inputs: Mapping[str, Tensor]) -> None:
+    """The same for hidden units that go, whose mean contribution goes into the bias. Layers that share the MLP are
+    fitted together, each with what it differs by, and behind its gates."""
+    mlp = model.block(layer).mlp
+    uses: list[tuple[Any, ...]] = []
+    handle = mlp.register_forward_pre_hook(lambda _, read: uses.append(read))
+    try:
+        model.hidden(inputs)
+    finally:
+        handle.remove()
+    lost_at = torch.tensor(sorted(gone), device=mlp.into.bias.device)
+    kept_at = torch.tensor([u for u in range(len(mlp.into.bias)) if u not in set(gone)], device=lost_at.device)
+    hidden, missing = [], []
+    for x_BTD, difference, open_BG in uses:
+        into, out = mlp.into.weight, mlp.out.weight
+        if difference is not None:
+            into, out = difference.added("into", into), difference.added("out", out)
+        hidden_BTU = F.gelu(F.linear(x_BTD, into, mlp.into.bias))
+        if open_BG is not None:
+            hidden_BTU = hidden_BTU * open_BG.repeat_interleave(len(into) // open_BG.shape[1], 1)[:, None]
+        hidden_MU = hidden_BTU.flatten(0, 1).double()
+        hidden.append(hidden_MU.index_select(1, kept_at))
+        missing.append(hidden_MU.index_select(1, lost_at) @ out.index_select(1, lost_at).double().t())
+    kept_MK, lost_MD = torch.cat(hidden), torch.cat(missing)
+    mean_K, mean_D = kept_MK.mean(0), lost_MD.mean(0)
+    change_KD = change_for(kept_MK - mean_K, lost_MD - mean_D)
+    mlp.out.weight.index_add_(1, kept_at, change_KD.t().to(mlp.out.weight.dtype))
+    mlp.out.bias.add_(mean_D - mean_K @ change_KD)
 
 
 def change_for(hidden_MK: Tensor, missing_MD: Tensor) -> Tensor:

@@ -16,20 +16,25 @@ from planaria.blueprint import (
     Blueprint,
     Edit,
     GrowHeads,
+    GrowMlp,
     GrowOutputs,
+    Part,
+    Prune,
     RecycleHead,
     Restore,
     SetGate,
     Share,
     ShrinkHeads,
+    ShrinkMlp,
     Unshare,
 )
+from planaria.model.blocks import Block
 from planaria.model.differences import Difference
 from planaria.model.gates import Gate
 from planaria.model.transformer import ElasticTransformer
 from planaria.morph.follow import Follower, Followers
 from planaria.morph.gating import set_gate
-from planaria.morph.refit import refit_output_projection
+from planaria.morph.refit import refit_mlp_output, refit_output_projection
 from planaria.morph.sharing import share, unshare
 
 FRESH_HEAD_MOMENT = 1e-4
@@ -48,9 +53,9 @@ def operate(
 ) -> Blueprint:
     """Apply the edit in place and return the new blueprint.
 
-    `calibration` holds recent inputs: with them, shrinking and recycling refit the output projection to what the lost
-    heads contributed, and sharing to what each layer gave before. `weights` is the state dict that a restoring edit
-    puts back. Raises ValueError (before anything is touched) where the edit does not fit.
+    `calibration` holds recent inputs: with them, shrinking and recycling refit output weights to what the lost heads
+    or hidden units contributed, and sharing to what each layer gave before. `weights` is the state dict that a
+    restoring edit puts back. Raises ValueError (before anything is touched) where the edit does not fit.
     """
     after = edit.apply(model.blueprint)
     follow = follow or Followers()
@@ -58,6 +63,13 @@ def operate(
         _grow_heads(model, edit.layer, edit.heads, torch.Generator().manual_seed(seed), follow)
     elif isinstance(edit, ShrinkHeads):
         _shrink_heads(model, edit, follow, calibration)
+    elif isinstance(edit, GrowMlp):
+        _grow_mlp(model, edit, torch.Generator().manual_seed(seed), follow)
+    elif isinstance(edit, ShrinkMlp):
+        _shrink_mlp(model, edit, follow, calibration)
+    elif isinstance(edit, Prune):
+        for part in edit.parts:
+            operate(model, part, seed=seed, follow=follow, calibration=calibration)
     elif isinstance(edit, GrowOutputs):
         _grow_outputs(model, edit.outputs, follow)
     elif isinstance(edit, RecycleHead):
@@ -90,7 +102,7 @@ def _grow_heads(
     for name, fresh in attention.fresh_heads(heads, generator).items():
         old = getattr(attention, name)
         _replace(attention, name, torch.arange(len(old), device=old.device), fresh, follow, FRESH_HEAD_MOMENT)
-    for difference in _differences(model, layer):
+    for difference in _differences(model, "attention", layer):
         for name in difference.names:
             left = difference.left(name)
             fresh = left.new_zeros(heads * len(left) // (attention.heads - heads), *left.shape[1:])
@@ -119,7 +131,7 @@ def _shrink_heads(
     for name in ("q", "kv", "o", "q_bias", "kv_bias"):
         if getattr(attention, name) is not None:
             _replace(attention, name, keep_groups if name.startswith("kv") else keep_heads, None, follow)
-    for difference in _differences(model, edit.layer):
+    for difference in _differences(model, "attention", edit.layer):
         for name in difference.names:
             _replace(difference, f"{name}_left", keep_groups if name == "kv" else keep_heads, None, follow)
     for gate in _gates(model, edit.layer):
@@ -143,7 +155,7 @@ def _recycle_head(
     kept = torch.tensor(others, device=attention.q.device)
     for name, rows in fresh.items():
         _replace(attention, name, kept, rows, follow, FRESH_HEAD_MOMENT)
-    for difference in _differences(model, edit.layer):
+    for difference in _differences(model, "attention", edit.layer):
         for name in difference.names:
             left = difference.left(name)
             _replace(difference, f"{name}_left", kept, left.new_zeros(1, *left.shape[1:]), follow)
@@ -152,18 +164,71 @@ def _recycle_head(
             _replace(gate, name, kept, rows, follow)
 
 
-def _differences(model: ElasticTransformer, layer: int) -> list[Difference]:
-    """Of all layers that share the attention of this one."""
-    owners = model.blueprint.owners("attention")
-    blocks = [model.block(at) for at in range(len(owners)) if owners[at] == owners[layer]]
-    return [block.attention_difference for block in blocks if block.attention_difference is not None]
+def _grow_mlp(model: ElasticTransformer, edit: GrowMlp, generator: torch.Generator, follow: Follower) -> None:
+    """With zero outputs. They come last, or where blocks have gates, as the last ones of each block."""
+    mlp, blocks = model.block(edit.layer).mlp, 1 if model.blueprint.gates is None else model.blueprint.gates.blocks
+    width, live, fresh = mlp.into.in_features, len(mlp.into.bias), edit.units
+    kept = torch.arange(live, device=mlp.into.bias.device)
+    drawn = torch.randn(fresh, width, generator=generator) / width**0.5
+    into_fresh = {"weight": drawn, "bias": torch.zeros(fresh)}
+    for name, rows in into_fresh.items():
+        _replace(mlp.into, name, kept, rows, follow, FRESH_HEAD_MOMENT)
+    _replace(mlp.out, "weight", kept, mlp.out.weight.new_zeros(width, fresh), follow, FRESH_HEAD_MOMENT, dimension=1)
+    for difference in _differences(model, "mlp", edit.layer):
+        left, right = difference.left("into"), difference.right("out")
+        _replace(difference, "into_left", kept, left.new_zeros(fresh, left.shape[1]), follow)
+        _replace(difference, "out_right", kept, right.new_zeros(len(right), fresh), follow, dimension=1)
+    if blocks > 1:
+        old, new = kept.chunk(blocks), torch.arange(live, live + fresh, device=kept.device).chunk(blocks)
+        _keep_units(
+            model, edit.layer, torch.cat([part for pair in zip(old, new, strict=True) for part in pair]), follow
+        )
+    _note_units(model, edit.layer)
+
+
+def _shrink_mlp(
+    model: ElasticTransformer, edit: ShrinkMlp, follow: Follower, calibration: Mapping[str, Tensor] | None
+) -> None:
+    if calibration is not None:
+        refit_mlp_output(model, edit.layer, edit.units, calibration)
+    bias = model.block(edit.layer).mlp.into.bias
+    kept = [unit for unit in range(len(bias)) if unit not in set(edit.units)]
+    _keep_units(model, edit.layer, torch.tensor(kept, device=bias.device), follow)
+    _note_units(model, edit.layer)
+
+
+def _keep_units(model: ElasticTransformer, layer: int, kept: Tensor, follow: Follower) -> None:
+    """Let the MLP have these of its hidden units, in this order."""
+    mlp = model.block(layer).mlp
+    _replace(mlp.into, "weight", kept, None, follow)
+    _replace(mlp.into, "bias", kept, None, follow)
+    _replace(mlp.out, "weight", kept, None, follow, dimension=1)
+    for difference in _differences(model, "mlp", layer):
+        _replace(difference, "into_left", kept, None, follow)
+        _replace(difference, "out_right", kept, None, follow, dimension=1)
+
+
+def _note_units(model: ElasticTransformer, layer: int) -> None:
+    """nn.Linear keeps its sizes as numbers, too."""
+    mlp = model.block(layer).mlp
+    mlp.into.out_features = mlp.out.in_features = len(mlp.into.bias)
+
+
+def _users(model: ElasticTransformer, part: Part, layer: int) -> list[Block]:
+    """All layers that share that part with this one."""
+    owners = model.blueprint.owners(part)
+    return [model.block(at) for at in range(len(owners)) if owners[at] == owners[layer]]
+
+
+def _differences(model: ElasticTransformer, part: Part, layer: int) -> list[Difference]:
+    """Of all layers that share that part with this one."""
+    found = [getattr(block, f"{part}_difference") for block in _users(model, part, layer)]
+    return [difference for difference in found if difference is not None]
 
 
 def _gates(model: ElasticTransformer, layer: int) -> list[Gate]:
     """Of all layers that share the attention of this one."""
-    owners = model.blueprint.owners("attention")
-    blocks = [model.block(at) for at in range(len(owners)) if owners[at] == owners[layer]]
-    return [block.gate for block in blocks if block.gate is not None]
+    return [block.gate for block in _users(model, "attention", layer) if block.gate is not None]
 
 
 def _restore(
@@ -178,6 +243,9 @@ def _restore(
     known = len(weights["output.bias"])
     if tuple(map(len, attentions)) != after.heads or known > after.outputs:
         raise ValueError(f"what was kept has not {list(after.heads)} heads, or more than {after.outputs} outputs")
+    units = [len(weights[f"blocks.{owner}.mlp.into.bias"]) for owner in after.owners("mlp")]
+    if units != [after.mlp_width_of(layer) for layer in range(after.layers)]:
+        raise ValueError(f"what was kept has {units} hidden units; a restoring edit says them")
     nothing = torch.arange(0, device=model.output.bias.device)
     before = dict(model.named_parameters())
     if _arrangement(after) != _arrangement(model.blueprint):
@@ -193,6 +261,8 @@ def _restore(
             follow.added(name, new, None)
     for gone in before.values():
         follow.dropped(gone)
+    for owner in after.groups("mlp"):
+        _note_units(model, owner)
     for name, buffer in model.named_buffers():
         if name in weights:
             buffer.copy_(weights[name])
@@ -218,10 +288,16 @@ def _grow_outputs(model: ElasticTransformer, outputs: int, follow: Follower) -> 
 
 
 def _replace(
-    module: nn.Module, name: str, kept: Tensor, fresh: Tensor | None, follow: Follower, moment: float = 1.0
+    module: nn.Module,
+    name: str,
+    kept: Tensor,
+    fresh: Tensor | None,
+    follow: Follower,
+    moment: float = 1.0,
+    dimension: int = 0,
 ) -> None:
     old: nn.Parameter = getattr(module, name)
-    rows = old.detach().index_select(0, kept)
-    new = nn.Parameter(rows if fresh is None else torch.cat((rows, fresh.to(old))))
+    rows = old.detach().index_select(dimension, kept)
+    new = nn.Parameter(rows if fresh is None else torch.cat((rows, fresh.to(old)), dimension))
     setattr(module, name, new)
-    follow.replaced(old, new, kept, moment)
+    follow.replaced(old, new, kept, moment, dimension)

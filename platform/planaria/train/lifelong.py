@@ -570,7 +570,7 @@ class Lifelong:
     def _edit(self, edit: Edit, cause: str, why: str, decision: Decision | None = None) -> int:
         """Operate on model and optimizer, and open the next revision; returns its number."""
         self.before_edit()
-        totals, heads_before = self.account.totals, sum(self.blueprint.heads)
+        totals, before = self.account.totals, self.blueprint
         self.account.close_revision()
         follow: Follower = OptimizerFollower(self.optimizer)
         weights: Weights | None = None
@@ -584,13 +584,14 @@ class Lifelong:
             calibration=None if self._evidence is None else self._evidence.learnable(CALIBRATION_ROWS),
             weights=weights,
         )
+        self.renewing.edited(edit, before)
         self.parameters = in_order(self.model)
         put_in_order(self.optimizer, self.model)
         if isinstance(edit, Restore):
             totals.restores += 1
         else:
-            totals.grows += sum(self.blueprint.heads) > heads_before
-            totals.shrinks += sum(self.blueprint.heads) < heads_before
+            totals.grows += sum(self.blueprint.heads) > sum(before.heads)
+            totals.shrinks += sum(self.blueprint.heads) < sum(before.heads)
         return self.account.open_revision(self.blueprint, totals.revisions - 1, cause, why, edit, decision)
 
     def _put_back(self, edit: Restore) -> tuple[Follower, Weights]:

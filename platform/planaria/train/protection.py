@@ -55,10 +55,12 @@ class Protection:
         if self.teacher is not None:
             self.teacher.settle(model)
 
-    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0) -> None:
+    def replaced(
+        self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, moment: float = 1.0, dimension: int = 0
+    ) -> None:
         """See planaria.morph.Follower."""
         if self.anchors is not None:
-            self.anchors.replaced(old, new, kept)
+            self.anchors.replaced(old, new, kept, dimension)
 
     def added(self, name: str, new: nn.Parameter, source: nn.Parameter | None) -> None:
         """See planaria.morph.Follower."""

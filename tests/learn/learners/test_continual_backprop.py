@@ -6,12 +6,12 @@ import torch
 
 from planaria.learn import Renewal
 
-USED = torch.tensor([[1.0, 3.0, 0.1, 2.0]])
-OUTGOING = torch.ones(1, 4)
+USED = torch.tensor([1.0, 3.0, 0.1, 2.0])
+OUTGOING = torch.ones(4)
 
 
 def live(renewal: Renewal, steps: int) -> list[tuple[int, int, float]]:
-    return [one for _ in range(steps) for one in renewal.choose(0.5 * USED, USED, OUTGOING)]
+    return [one for _ in range(steps) for one in renewal.choose(0.5 * USED, USED, OUTGOING, [4])]
 
 
 def test_nothing_is_chosen_before_units_are_mature() -> None:
@@ -26,7 +26,7 @@ def test_the_least_useful_unit_goes_first_with_the_mean_that_it_leaves() -> None
 
 def test_what_goes_on_does_so_by_outgoing_weights_too() -> None:
     renewal = Renewal(rate=0.25, maturity_steps=5)
-    chosen = [one for _ in range(6) for one in renewal.choose(USED, USED, torch.tensor([[0.01, 1.0, 1.0, 1.0]]))]
+    chosen = [one for _ in range(6) for one in renewal.choose(USED, USED, torch.tensor([0.01, 1.0, 1.0, 1.0]), [4])]
     assert [unit for _, unit, _ in chosen] == [0]
 
 
@@ -48,3 +48,23 @@ def test_it_goes_on_from_what_is_saved() -> None:
     again = Renewal(0.05, 10)
     again.load(cut.tensors(), torch.device("cpu"))
     assert before + live(again, 30) == expected and expected
+
+
+def test_layers_may_have_different_widths_and_units_that_go_take_their_age_along() -> None:
+    used, outgoing = torch.tensor([1.0, 3.0, 0.1, 2.0, 0.2]), torch.ones(5)
+    renewal = Renewal(rate=0.5, maturity_steps=20)
+    for _ in range(18):
+        assert renewal.choose(used, used, outgoing, [2, 3]) == []
+    renewal.removed(1, (0,))
+    left = used[[0, 1, 3, 4]]
+    chosen = [one for _ in range(3) for one in renewal.choose(left, left, outgoing[:4], [2, 2])]
+    assert [(layer, unit) for layer, unit, _ in chosen] == [(0, 0), (1, 1)], "the others are as old as they were"
+
+
+def test_what_was_saved_when_all_layers_had_one_width_still_loads() -> None:
+    renewal, again = Renewal(0.05, 10), Renewal(0.05, 10)
+    for _ in range(12):
+        renewal.choose(torch.ones(6), torch.arange(6.0), torch.ones(6), [3, 3])
+    earlier = {name.replace("_U", "_LH"): value for name, value in renewal.tensors().items() if name != "widths_L"}
+    again.load({name: v.view(2, 3) if name != "due_L" else v for name, v in earlier.items()}, torch.device("cpu"))
+    assert again.widths == [3, 3] and torch.equal(again.age_U, renewal.age_U)

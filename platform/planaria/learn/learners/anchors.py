@@ -64,14 +64,14 @@ class Anchors:
             held[ANCHOR] = parameter.detach().clone()
             held[GATHERED] = torch.zeros_like(parameter)
 
-    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor) -> None:
-        """`new` takes the place of `old`, its first rows being `old`'s rows `kept`."""
+    def replaced(self, old: nn.Parameter, new: nn.Parameter, kept: Tensor, dimension: int = 0) -> None:
+        """`new` takes the place of `old`, its first rows being `old`'s rows `kept`: slices along `dimension`."""
         held = self.slots.pop(old, None)
         if held is None or not len(kept):
             return
         self.slots[new] = moved = _blank(new)
         for slot, value in held.items():
-            moved[slot][: len(kept)] = value.index_select(0, kept)
+            moved[slot].narrow(dimension, 0, len(kept)).copy_(value.index_select(dimension, kept))
 
     def copied(self, source: nn.Parameter, new: nn.Parameter) -> None:
         """`new` came beside `source` and means the same."""
