@@ -156,7 +156,8 @@ def in_use(folder: RunFolder, job: Job) -> dict[str, float]:
     shares: list[float] = []
     if model.blueprint.gates is not None:
         shares = [share for layer in openings(model, features) for share in (layer != 0).double().mean(0).tolist()]
-    plain = build(replace(model.blueprint, gates=None, heads=(4,) * model.blueprint.layers, mlp_width=128, mlp_widths=()))
+    heads = (4,) * model.blueprint.layers
+    plain = build(replace(model.blueprint, gates=None, heads=heads, mlp_width=128, mlp_widths=()))
     target = torch.zeros(TIMED_ROWS, dtype=torch.int64)
 
     def forward(which: ElasticTransformer, rows: int) -> None:
