@@ -319,3 +319,38 @@ def test_every_worker_sees_the_same() -> None:
     for report in reports(Stretch(HOME, 3_000), Stretch(AWAY, 2_000)):
         assert monitors[0].update(report) == monitors[1].update(report)
     assert monitors[0].state() == monitors[1].state()
+
+
+@pytest.mark.parametrize("batch", [10, 32])
+def test_small_steps_are_looked_at_together_and_a_state_between_keeps_what_waits(batch: int) -> None:
+    steps = list(reports(Stretch(HOME, 4_000), Stretch(AWAY, 3_000), Stretch(HOME, 3_000), batch=batch))
+    whole = ShiftMonitor(EVERYTHING, "classification")
+    expected = shifts_in(steps, whole)
+    assert [shift.kind for shift in expected] == ["abrupt", "recurring"]
+    large = shifts_in(reports(Stretch(HOME, 4_000), Stretch(AWAY, 3_000), Stretch(HOME, 3_000), batch=64))
+    assert all(abs(a.sample - b.sample) <= 320 for a, b in zip(expected, large, strict=True))
+    cut, found = ShiftMonitor(EVERYTHING, "classification"), []
+    for report in steps:  # a state between any two steps
+        if (shift := cut.update(report)) is not None:
+            found.append(shift)
+        if report.step % 7 == 0:
+            again = ShiftMonitor(EVERYTHING, "classification")
+            again.load_state(json.loads(json.dumps(cut.state(), allow_nan=False)))
+            cut = again
+    assert found == expected and cut.state() == whole.state()
+
+
+def test_rows_that_wait_are_looked_at_before_the_model_is_edited_and_before_it_knows_more_labels() -> None:
+    steps = list(reports(Stretch(HOME, 4_000), Stretch(AWAY, 3_000), batch=10))
+    at = next(shift.step for shift in shifts_in(steps))
+    told = []
+    for edited in (True, False):
+        monitor = ShiftMonitor(EVERYTHING, "classification")
+        early = shifts_in(steps[: at - 2], monitor)
+        assert not early and monitor.state()["waiting"]
+        if edited:
+            monitor.adapted(10 * (at - 2))
+            assert not monitor.state()["waiting"]
+        wider = [replace(one, output_BC=np.pad(one.output_BC, ((0, 0), (0, 1)))) for one in steps[at - 2 : at + 30]]
+        told += shifts_in(wider, monitor)[:1]
+    assert [shift.kind for shift in told] == ["abrupt", "abrupt"]

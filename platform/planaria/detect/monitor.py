@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from planaria.detect.kinds import CLEAR, course, drift, ramp_over_step
 from planaria.detect.loss import LossDetector
 from planaria.detect.moments import Matrix, Moments, normal_score
 from planaria.detect.predictions import PredictionChannel
-from planaria.detect.saved import Saved
+from planaria.detect.saved import Saved, pack
 from planaria.detect.signature import LEAST_COVERAGE, Library, Signature
 from planaria.detect.windows import WindowChannel
 from planaria.policy import Detector
@@ -46,13 +46,16 @@ LAG_ROWS = 1_024
 """Rows join the signature of their concept this late, when a change among them would have been seen."""
 LEARNED_AT_ONCE = 64
 """And at least so many together."""
+WATCHED_AT_ONCE = 64
+"""Rows of small steps wait until there are so many: looking at ten costs nearly what looking at these does."""
 
 
 class ShiftMonitor:
     """Sees each step's report, in order, on every worker alike, and says when the stream has shifted.
 
     It gathers what is normal (settling), watches, and after an alarm looks at the rows that follow (identifying)
-    until it knows the kind of the shift. Equal reports give equal shifts. About 1 ms for 128 rows.
+    until it knows the kind of the shift. Equal reports give equal shifts. About 1 ms for 128 rows; steps of fewer than
+    64 rows are looked at together.
     """
 
     def __init__(self, settings: Detector, task: Task, features: int = 32) -> None:
@@ -73,6 +76,10 @@ class ShiftMonitor:
         self._concept: int | None = None
         self._contradicted: frozenset[int] = frozenset()
         self._learned_until = 0
+        self._waiting: list[StepReport] = []
+        """Rows that were not looked at yet."""
+        self._found: Shift | None = None
+        """Not told yet."""
 
     def _build_channels(self, task: Task) -> list[Channel]:
         settings, features = self._settings, self._features
@@ -118,6 +125,21 @@ class ShiftMonitor:
     def update(self, report: StepReport) -> Shift | None:
         """The shift that became known with this step's rows, if any."""
         assert report.sketch_BF.shape == (len(report.loss_B), self._features), "one sketch for each row"
+        if self._waiting and report.output_BC.shape[1] != self._waiting[0].output_BC.shape[1]:
+            self._look()
+        self._waiting.append(report)
+        if sum(len(waiting.loss_B) for waiting in self._waiting) >= WATCHED_AT_ONCE:
+            self._look()
+        found, self._found = self._found, None
+        return found
+
+    def _look(self) -> None:
+        """At all rows that wait."""
+        if self._waiting:
+            self._found = self._seen(_together(self._waiting)) or self._found
+            self._waiting = []
+
+    def _seen(self, report: StepReport) -> Shift | None:
         self._remember(report)
         evidence = [found for channel in self._channels if (found := channel.update(report)) is not None]
         if self._phase == "settling":
@@ -135,6 +157,7 @@ class ShiftMonitor:
 
     def adapted(self, sample: int) -> None:
         """The model was edited or restarted after `sample` rows: what its loss and outputs were says nothing now."""
+        self._look()
         for channel in self._channels:
             if channel.follows_model:
                 channel.reset()
@@ -321,6 +344,8 @@ class ShiftMonitor:
             "history": self._history.state(),
             "library": self._library.state(),
             "channels": {channel.name: channel.state() for channel in self._channels},
+            "waiting": [_report_state(report) for report in self._waiting],
+            "found": None if self._found is None else asdict(self._found),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -344,6 +369,8 @@ class ShiftMonitor:
         self._library.load_state(saved.part("library"))
         for channel in self._channels:
             channel.load_state(saved.part("channels").part(channel.name))
+        self._waiting = [_load_report(part, self._features) for part in saved.parts("waiting")]
+        self._found = Shift(**state["found"]) if saved.holds("found") else None
         if self._phase == "identifying" and self._alarm is None:
             raise saved.mistake("alarm", "is missing while one is being identified")
         if self._phase == "identifying" and min(before.count for before in self._before) < 2:
@@ -362,4 +389,37 @@ class ShiftMonitor:
 def _load_evidence(saved: Saved) -> Evidence:
     return Evidence(
         saved.text("detector"), saved.number("statistic"), saved.number("threshold"), saved.integer("onset_sample")
+    )
+
+
+def _together(reports: Sequence[StepReport]) -> StepReport:
+    """As if they had been one step."""
+    if len(reports) == 1:
+        return reports[0]
+    joined = {name: np.concatenate([getattr(report, name) for report in reports]) for name in _COLUMNS}
+    return StepReport(step=reports[-1].step, start=reports[0].start, **joined)
+
+
+_COLUMNS = ("loss_B", "error_B", "target_B", "output_BC", "sketch_BF")
+
+
+def _report_state(report: StepReport) -> dict[str, Any]:
+    return {"step": report.step, "start": report.start, **{name: pack(getattr(report, name)) for name in _COLUMNS}}
+
+
+def _load_report(saved: Saved, features: int) -> StepReport:
+    columns = {name: saved.array(name, np.float32, (None,)) for name in ("loss_B", "error_B")}
+    classes = saved.part("target_B").text("dtype") == np.dtype(np.int64).str
+    target = saved.array("target_B", np.int64 if classes else np.float32, (None,))
+    rows = len(target)
+    output = saved.array("output_BC", np.float32, (rows, None))
+    sketch = saved.array("sketch_BF", np.float32, (rows, features))
+    return StepReport(
+        saved.integer("step"),
+        saved.integer("start"),
+        columns["loss_B"],
+        columns["error_B"],
+        target,
+        output,
+        sketch,
     )
