@@ -30,6 +30,26 @@ BY_ITSELF = [
     ("learner: {readout: {half_life: [3]}}", "learner.readout.half_life: unknown key (did you mean 'half_lives'?)"),
     ("cooldown_samples: 3", "cooldown_samples: unknown key (did you mean 'heads.cooldown_samples'?)"),
     ("learner: {zzz: 1, beta: -1}", "learner.zzz: unknown key; known here: loss, protect, renew, "),
+    # what may be searched
+    ("search: {learner.rate: {between: [0, 1]}}", "search.learner.rate: a policy has no such setting"),
+    ("search: {heads.strat: {integers: [1, 4]}}", "search.heads.strat: a policy has no such setting (did you mean"),
+    ("search: {heads.start: {integers: [0, 4]}}", "search.heads.start: 0 is not allowed; give a whole number of at"),
+    (
+        "search: {heads.start: {between: [1, 4]}}",
+        "search.heads.start: 1.0 is not allowed; give a whole number of at least 1, by integers instead of between",
+    ),
+    ("search: {heads.start: {integers: [4, 1]}}", "search.heads.start: integers is [4, 1]; give the lower one first"),
+    ("search: {heads.start: {from: 1}}", "search.heads.start.from: unknown key"),
+    ("search: {heads.start: {integers: x}}", "search.heads.start.integers: 'x' is not allowed; give a list of 2 whole"),
+    ("search: {learner.loss: {one_of: [er, err]}}", "search.learner.loss: 'err' is not allowed; give naive, er, "),
+    (
+        "search: {gate: {one_of: [null, {active_fraction: 2}]}}",
+        "search.gate: active_fraction: 2 is not allowed; give a number above 0",
+    ),
+    (
+        "search: {gate.weight: {between: [1, 4], when: {gate.kind: [hard_concrete]}}}",
+        "search.gate.weight.when names 'gate.kind', which is not searched before it; move it up",
+    ),
     # another type
     ("heads: 4", "heads: 4 is not allowed; give keys under it: start, min, max, cooldown_samples"),
     ("heads:", "heads: null is not allowed; give keys under it: start, min, max, cooldown_samples, or leave it out"),

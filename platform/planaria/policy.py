@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from planaria.blueprint import PARTS, GateKind, Gates, GateScope, Part
 from planaria.plain_yaml import read_yaml
+from planaria.ranges import Range, check_conditions, check_types
 from planaria.settings import Settings, parse
 
 
@@ -373,6 +374,16 @@ class Policy(Settings):
     detector: Detector = Detector()
     controller: Controller = Controller()
     learner: Learner = Learner()
+    search: dict[str, Range] = Field(default_factory=dict)
+    """What may be what where the policy is searched, by dotted key: `learner.learning_rate: {between: [0.0003, 0.01]}`.
+    For campaigns that have no such block of their own (docs/search.md); a run checks it and leaves it alone."""
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> Policy:
+        if self.search:
+            check_conditions(self.search)
+            check_types(self.search, Policy, "a policy")
+        return self
 
     @model_validator(mode="after")
     def _difference_has_a_use(self) -> Policy:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -164,8 +164,13 @@ def sections(annotation: Any) -> Iterator[type[Settings]]:
 
 
 def _value(values: Any, steps: list[str]) -> Any:
-    for step in steps:
-        values = values[int(step)] if isinstance(values, list) else values[step]
+    """What lies at a dotted key, some of whose parts may hold dots themselves."""
+    while steps:
+        used = 1
+        while isinstance(values, dict) and used < len(steps) and ".".join(steps[:used]) not in values:
+            used += 1
+        step = ".".join(steps[:used])
+        values, steps = values[int(step) if isinstance(values, list) else step], steps[used:]
     return values
 
 
@@ -190,6 +195,8 @@ def _expected(annotation: Any, metadata: list[Any]) -> str:
     if origin is tuple:
         return _expected_list(parts)
     if origin is dict:
+        if parts[1] is JsonValue:
+            return "keys and their values"
         return f"keys, each with {_expected(parts[1], [])}"
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return f"keys under it: {', '.join(annotation.model_fields)}"

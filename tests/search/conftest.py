@@ -12,9 +12,9 @@ import pytest
 from planaria.plain_yaml import dump_yaml
 from planaria.search import load_campaign
 from planaria.search.campaign import dump_campaign
+from planaria.search.places import folder_of
 from planaria.search.searcher import StudySearcher
 from planaria.search.space import open_study
-from planaria.search.trial import folder_of
 
 JOB: dict[str, Any] = {
     "stream": {"source": "bananas", "task": "classification"},

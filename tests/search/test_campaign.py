@@ -15,13 +15,18 @@ import optuna
 import pytest
 
 from planaria.errors import InputError
+from planaria.plain_yaml import dump_yaml
+from planaria.ranges import Range
 from planaria.record.tracking import connect, embedded_uri
 from planaria.search import Campaign, load_campaign, search
-from planaria.search.campaign import Range, check, job_of
+from planaria.search.campaign import check, dump_campaign, job_of
 from planaria.search.outcome import front
+from planaria.search.places import folder_of, lives_in, read_trials
+from planaria.search.policies import policy_text
 from planaria.search.searcher import StudySearcher
 from planaria.search.space import draw, open_study
-from planaria.search.trial import folder_of, live_trial, read_trials
+from planaria.search.trial import Around, live_trial
+from planaria.train.folder import RunFolder
 
 
 @pytest.fixture
@@ -41,6 +46,12 @@ def campaign(written: Callable[..., Path]) -> Campaign:
         ({"objectives": {"accuracy": "max"}}, "there is no 'accuracy'"),
         ({"objectives": {}}, "objectives is empty"),
         ({"settings": {"batch_rows": -1}}, "batch_rows: -1 is not allowed"),
+        ({"search": {}}, "search: is missing, and the policy has no such block"),
+        ({"search": {"samples": {"between": [1, 2]}}}, "by integers instead of between"),
+        ({"search": {"policy.learner.learning_rate": {"between": "x"}}}, "between: 'x' is not allowed"),
+        ({"streams": [{"stream.source": "nothing"}], "objectives": {"heads": "min"}}, "there is no 'heads'"),
+        ({"teach": True}, "policy.controller.kind is none, which learns nothing; remove teach"),
+        ({"workers_per_trial": 2, "gpus_per_trial": 0.5}, "each of which takes a whole GPU; set it to 0 or 1"),
     ],
 )
 def test_what_cannot_be_searched_is_told_in_one_line(
@@ -49,6 +60,49 @@ def test_what_cannot_be_searched_is_told_in_one_line(
     with pytest.raises(InputError) as error:
         check(load_campaign(written(**change)))
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_campaign_without_ranges_takes_those_of_its_policy(written: Callable[..., Path], tmp_path: Path) -> None:
+    of_policy = {
+        "sharing.attention": {"one_of": ["none", "all"]},
+        "sharing.difference_rank": {"one_of": [0, 2], "when": {"sharing.attention": ["all"]}},
+    }
+    (tmp_path / "own.yaml").write_text(dump_yaml({"controller": {"kind": "none"}, "search": of_policy}))
+    campaign = load_campaign(written(search={}, settings={"policy": "own.yaml"}))
+    assert list(campaign.search) == ["policy.sharing.attention", "policy.sharing.difference_rank"]
+    assert campaign.search["policy.sharing.difference_rank"].when == {"policy.sharing.attention": ("all",)}
+    folder = tmp_path / "written.yaml"
+    folder.write_text(dump_campaign(campaign))
+    (tmp_path / "own.yaml").unlink()
+    assert load_campaign(folder) == campaign, "what was searched is written down"
+
+
+def test_a_policy_is_run_whatever_its_search_block_says_and_best_policies_have_none(
+    written: Callable[..., Path], tmp_path: Path
+) -> None:
+    ranges = {"learner.learning_rate": {"between": [0.001, 0.1]}}
+    (tmp_path / "own.yaml").write_text(dump_yaml({"controller": {"kind": "none"}, "search": ranges}))
+    campaign = load_campaign(written(search={}, settings={"policy": "own.yaml"}, seeds=[3]))
+    around = Around(campaign, tmp_path / "out", tmp_path)
+    settings = {"policy.learner.learning_rate": 0.05}
+    live_trial(around, 0, settings, lambda progress: None)
+    (trial,) = read_trials(around.folder)
+    text = policy_text(campaign, trial)
+    assert text is not None and "search:" not in text and "learning_rate: 0.05" in text
+
+
+def test_a_trial_lives_through_every_stream_with_every_seed(written: Callable[..., Path], tmp_path: Path) -> None:
+    streams = [{"samples": 96}, {"stream.source": "bananas", "samples": 160}]
+    campaign = load_campaign(written(streams=streams))
+    around = Around(campaign, tmp_path / "out", tmp_path)
+    metrics = live_trial(around, 0, {}, lambda progress: None)
+    lives = [RunFolder(path) for path in lives_in(folder_of(around.folder, 0))]
+    assert [life.path.name for life in lives] == [f"stream-{s}-seed-{seed}" for s in (0, 1) for seed in (3, 4)]
+    summaries = [life.read_json(life.summary) for life in lives]
+    assert [summary["samples"] for summary in summaries] == [96, 96, 160, 160]
+    accuracies = [summary["prequential_accuracy"] for summary in summaries]
+    assert metrics["prequential_accuracy"] == pytest.approx(sum(accuracies) / 4)
+    assert metrics["wall_seconds"] > 0 and metrics["energy_joules"] > 0 and metrics["forgetting"] is not None
 
 
 def test_the_first_trial_is_the_job_as_it_is_and_conditions_hold(campaign: Campaign, tmp_path: Path) -> None:
@@ -125,18 +179,20 @@ def test_a_trial_that_was_cut_off_goes_on_and_a_done_one_is_not_repeated(campaig
             raise CutError
 
     with pytest.raises(CutError):
-        live_trial(campaign, tmp_path, tmp_path, 0, {}, cut)
+        live_trial(Around(campaign, tmp_path, tmp_path), 0, {}, cut)
     first = told.copy()
-    metrics = live_trial(campaign, tmp_path, tmp_path, 0, {}, lambda progress: told.append(progress["samples"]))
+    metrics = live_trial(Around(campaign, tmp_path, tmp_path), 0, {}, lambda progress: told.append(progress["samples"]))
     assert min(told[len(first) :]) > 320, "the first seed was done"
-    whole = live_trial(campaign, tmp_path, tmp_path, 1, {}, lambda progress: None)
-    same = [name for name in whole if name not in ("cpu_seconds", "energy_joules")]
+    whole = live_trial(Around(campaign, tmp_path, tmp_path), 1, {}, lambda progress: None)
+    same = [name for name in whole if name not in ("cpu_seconds", "energy_joules", "wall_seconds")]
     assert {name: metrics[name] for name in same} == {name: whole[name] for name in same}
 
 
 def test_a_trial_that_cannot_be_says_why(campaign: Campaign, tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        live_trial(campaign, tmp_path, tmp_path, 2, {"policy.sharing.difference_rank": 2}, lambda progress: None)
+        live_trial(
+            Around(campaign, tmp_path, tmp_path), 2, {"policy.sharing.difference_rank": 2}, lambda progress: None
+        )
     (trial,) = read_trials(tmp_path)
     assert trial["status"] == "failed" and "no layers share" in trial["reason"]
 

@@ -17,6 +17,7 @@ from planaria.job import load_job
 from planaria.record.canvas import CSS_VARIABLES
 from planaria.search import load_campaign, search
 from planaria.search.history import read_history
+from planaria.search.record import CampaignRecord
 from planaria.search.report import write_campaign_report
 from planaria.search.space import JOURNAL
 from planaria.train.folder import RunFolder
@@ -219,7 +220,7 @@ def test_a_campaign_that_fails_leaves_its_reason_and_its_page(
         raise OSError("the cluster\nis gone")
 
     monkeypatch.setattr("planaria.search.run._run_trials", fail)
-    monkeypatch.setattr("planaria.search.run.record", lambda *given: None)
+    monkeypatch.setattr(CampaignRecord, "finish", lambda *given: None)
     with pytest.raises(OSError, match="is gone"):
         search(load_campaign(written()), tmp_path / "out")
     assert json.loads((tmp_path / "out/summary.json").read_text())["status"] == "failed"

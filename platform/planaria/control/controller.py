@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, get_args
 
-from planaria.blueprint import BEFORE_EDIT, Blueprint, edit_from_dict
+from planaria.blueprint import BEFORE_EDIT, Blueprint, Edit, edit_from_dict
 from planaria.control import recall, rollback
 from planaria.control.births import births_after
 from planaria.control.decide import edit_kind
@@ -308,8 +308,17 @@ class Controller:
             return
         if decision.trigger != rollback.ROLLBACK:
             self.setbacks.chose(edit_kind(decision.chosen), decision.sample)
-        self.births = births_after(edit_from_dict(edit), self.births, decision.sample, owners)
-        self.last_edit_sample = decision.sample
+        self.edited(edit_from_dict(edit), owners, decision.sample)
+
+    def edited(self, edit: Edit, owners: Sequence[int], sample: int) -> None:
+        """An edit was made: note births, start the cool-down."""
+        self.births = births_after(edit, self.births, sample, owners)
+        self.last_edit_sample = sample
+
+    def turned(self) -> None:
+        """The policy changed: outcomes that this would blur are given up."""
+        self.open.clear()
+        self.held = None
 
     def _expect(self, decision: Decision) -> None:
         keep = decision.candidates[0]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from planaria.errors import InputError
-from planaria.search.campaign import Campaign, Value, load_campaign
+from planaria.ranges import Value
+from planaria.search.campaign import Campaign, load_campaign
 from planaria.search.outcome import front, importance
+from planaria.search.places import folder_of, read_trials
 from planaria.search.space import draw, read_study
-from planaria.search.trial import folder_of, read_trials
 from planaria.train.folder import RunFolder
 
 CAMPAIGN, SUMMARY = "campaign.yaml", "summary.json"
@@ -117,7 +118,7 @@ def _settings(campaign: Campaign, params: Mapping[str, Any]) -> Mapping[str, Val
 
 def _cpu_seconds(folder: Path, number: int) -> float:
     place = RunFolder(folder_of(folder, number))
-    files = place.path.glob("seed-*/cpu_seconds.json")
+    files = place.path.glob("*seed-*/cpu_seconds.json")
     return sum(float(place.read_json(path).get("cpu_seconds", 0.0)) for path in files)
 
 

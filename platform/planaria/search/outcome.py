@@ -10,8 +10,8 @@ from typing import Any
 
 from planaria.search.campaign import Campaign
 from planaria.search.picture import draw
+from planaria.search.places import read_trials
 from planaria.search.policies import policy_path, policy_text, write_policies
-from planaria.search.trial import read_trials
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,9 @@ def policy_text(campaign: Campaign, trial: Trial) -> str | None:
     other = _beside_the_policy(trial["settings"])
     if other:
         head += f"# With these settings of the job besides: {other}\n"
-    return head + dump_yaml({**policy.model_dump(mode="json"), "name": f"{campaign.name}-{trial['number']}"})
+    return head + dump_yaml(
+        {**policy.model_dump(mode="json", exclude={"search"}), "name": f"{campaign.name}-{trial['number']}"}
+    )
 
 
 def policy_path(folder: Path, trial: Trial) -> Path:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from planaria.errors import InputError
+from planaria.ranges import Range
 from planaria.record.facts import duration, plural, short_number, words_of
 from planaria.record.masking import mask_secrets
 from planaria.record.page import both_sizes, page_template
 from planaria.record.report import REPORT_NAME
 from planaria.record.story import Tile
 from planaria.record.tables import write_atomically
-from planaria.search.campaign import OBJECTIVES, Campaign, Range, given, job_of
+from planaria.search.campaign import OBJECTIVES, Campaign, given, job_of
 from planaria.search.history import CUT_OFF, RUNNING, Attempt, History, read_history
 from planaria.search.picture import draw_front, draw_parallel, label
 from planaria.search.policies import policy_path, policy_text, run_command, write_policies
@@ -27,6 +28,7 @@ _ALGORITHMS = {
     "tpe": "tree-structured Parzen estimators (tpe): by a model of which settings did well",
     "nsga2": "NSGA-II (nsga2): by selection and crossover",
     "random": "chance (random)",
+    "pbt": "population based training (pbt): the worst take over what the best have become, with settings near theirs",
 }
 
 
@@ -119,7 +121,12 @@ def _lead(history: History) -> list[tuple[str, str]]:
     if campaign.halving is not None:
         grace, share = campaign.halving.grace_samples, campaign.halving.reduction
         told.append(("Halving", f"after {grace:,} rows, and then ever later, one trial in {share} goes on"))
-    many = "; what counts is the mean" if len(campaign.seeds) > 1 else ""
+    if campaign.population is not None:
+        rules = campaign.population
+        told.append(("Population", f"every {rules.every_samples:,} rows the worst {rules.share:.0%} take over others"))
+    for at, stream in enumerate(campaign.streams):
+        told.append((f"Stream {at}", ", ".join(f"{key}={_written(value)}" for key, value in stream.items())))
+    many = "; what counts is the mean" if len(campaign.lives) > 1 else ""
     told.append(
         ("Seeds", f"{', '.join(map(str, campaign.seeds))}: each trial lives through the stream with each{many}")
     )

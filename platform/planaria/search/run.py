@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from typing import Any
 from planaria.errors import InputError
 from planaria.plain_yaml import one_line
 from planaria.record.tracking import check_tracking_uri
-from planaria.search.campaign import Campaign, check, dump_campaign, load_campaign
+from planaria.search.campaign import Campaign, check, dump_campaign, job_of, load_campaign
 from planaria.search.history import CAMPAIGN, RUNNING, SUMMARY
 from planaria.search.outcome import write_outcome
-from planaria.search.record import record
+from planaria.search.places import read_trials
+from planaria.search.record import CampaignRecord
 from planaria.search.report import write_campaign_report
-from planaria.search.trial import read_trials, tune_trial
+from planaria.search.trial import tune_trial
+from planaria.stream import Loaded, load_stream
 from planaria.train.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ def _conclude(
     summary = write_outcome(campaign, folder.path, status, seconds, reason)
     folder.write_json(folder.path / SUMMARY, summary)
     write_campaign_report(folder.path)
-    record(campaign, folder.path, summary)
+    CampaignRecord(campaign, folder.path).finish(summary)
     return summary
 
 
@@ -95,11 +97,12 @@ def _folder(campaign: Campaign, out: Path | None, resume: bool) -> RunFolder:
     if not written.exists():
         raise InputError(f"{folder.path}: holds no campaign to go on with; leave out --resume")
     before = load_campaign(written)
-    grown = before.model_copy(update={"trials": campaign.trials, "at_once": campaign.at_once})
+    free = ("at_once",) if campaign.population is not None else ("trials", "at_once")
+    grown = before.model_copy(update={name: getattr(campaign, name) for name in free})
     if grown != campaign:
         changed = [name for name, value in before.model_dump().items() if value != campaign.model_dump()[name]]
         raise InputError(
-            f"{written}: is another campaign ({', '.join(changed)} differ); only trials and at_once may change"
+            f"{written}: is another campaign ({', '.join(changed)} differ); only {' and '.join(free)} may change"
         )
     folder.write_text(written, dump_campaign(campaign))
     return folder
@@ -107,39 +110,39 @@ def _folder(campaign: Campaign, out: Path | None, resume: bool) -> RunFolder:
 
 def _run_trials(campaign: Campaign, folder: Path, tell: Tell) -> bool:
     """Whether it was interrupted."""
-    from planaria.search.searcher import StudySearcher
+    from planaria.search.searcher import PopulationSearcher, StudySearcher
     from planaria.search.space import open_study
 
-    searcher = StudySearcher(open_study(campaign, folder), campaign)
-    with _ray(), _told(folder, campaign, tell):
+    study = open_study(campaign, folder)
+    with _ray(campaign.workers_per_trial > 0), _told(folder, campaign, tell):
         import ray.tune
-        from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-        halving = campaign.halving
-        scheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
-        if halving is not None:
-            scheduler = ASHAScheduler(
-                time_attr="samples",
-                metric="prequential_accuracy",
-                mode="max",
-                grace_period=halving.grace_samples,
-                reduction_factor=halving.reduction,
-                max_t=1 << 60,
-            )
-        trainable = ray.tune.with_resources(
-            ray.tune.with_parameters(
-                tune_trial, campaign=campaign.model_dump_json(), folder=str(folder), base=str(Path.cwd())
-            ),
-            {"cpu": 1},
+        at_once = _at_once(campaign, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        behind = 2 * at_once
+        searcher: PopulationSearcher | StudySearcher = (
+            StudySearcher(study, campaign, behind)
+            if campaign.population is None
+            else PopulationSearcher(study, campaign, folder)
         )
-        cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        around = {
+            "campaign": campaign.model_dump_json(),
+            "folder": str(folder),
+            "base": str(Path.cwd()),
+            "behind": behind,
+            "loaded": [ray.put(rows) for rows in _loaded(campaign)],
+        }
+        of_a_trial = {"cpu": campaign.cpus_per_trial, "gpu": campaign.gpus_per_trial}
+        trainable = ray.tune.with_resources(
+            ray.tune.with_parameters(tune_trial, around=around),
+            {"cpu": 0} if campaign.workers_per_trial else of_a_trial,
+        )
         tuner = ray.tune.Tuner(
             trainable,
             tune_config=ray.tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=scheduler,
+                scheduler=_scheduler(campaign),
                 num_samples=-1,
-                max_concurrent_trials=campaign.at_once or max(1, cpus),
+                max_concurrent_trials=at_once,
                 reuse_actors=True,
             ),
             run_config=ray.tune.RunConfig(
@@ -151,13 +154,66 @@ def _run_trials(campaign: Campaign, folder: Path, tell: Tell) -> bool:
     return done + searcher.stopped_early < campaign.trials
 
 
+def _scheduler(campaign: Campaign) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    halving = campaign.halving
+    if halving is None:
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
+    return ASHAScheduler(
+        time_attr="samples",
+        metric="prequential_accuracy",
+        mode="max",
+        grace_period=halving.grace_samples,
+        reduction_factor=halving.reduction,
+        max_t=1 << 60,
+    )
+
+
+def _at_once(campaign: Campaign, resources: Mapping[str, float]) -> int:
+    """Trials that run at a time. Raises InputError where not even one fits."""
+    each = max(1, campaign.workers_per_trial)
+    wanted = {"CPU": campaign.cpus_per_trial * each, "GPU": campaign.gpus_per_trial * each}
+    for kind, number in wanted.items():
+        if number > resources.get(kind, 0.0):
+            there, key = resources.get(kind, 0.0), f"{kind.lower()}s_per_trial"
+            raise InputError(
+                f"{key}: a trial needs {number:g} but the cluster has {there:g}; lower it, or workers_per_trial"
+            )
+    fitting = min(int(resources[kind] / number + 1e-9) for kind, number in wanted.items() if number)
+    return min(fitting, campaign.at_once or fitting)
+
+
+def _loaded(campaign: Campaign) -> list[Loaded]:
+    """Rows of the campaign's streams, read once for all trials. Workers of Ray Train read their own."""
+    found: list[Loaded] = []
+    if campaign.workers_per_trial or not campaign.share_bytes:
+        return found
+    for _, changes, seed in campaign.lives:
+        job = job_of(campaign, {}, seed, changes)
+        if any(one.is_of(job.stream, seed) for one in found):
+            continue
+        left = campaign.share_bytes - sum(one.size_bytes for one in found)
+        rows = load_stream(job.stream, seed=seed, base=Path.cwd(), most_bytes=left)
+        if rows is None:
+            logger.warning(
+                "%s takes more than share_bytes=%s: every trial reads it by itself",
+                job.stream.source,
+                campaign.share_bytes,
+            )
+        else:
+            found.append(rows)
+    return found
+
+
 @contextlib.contextmanager
-def _ray() -> Iterator[None]:
-    """The cluster that this process has joined, or a local one of its own."""
+def _ray(dashboard: bool) -> Iterator[None]:
+    """The cluster that this process has joined, or a local one of its own; Ray Train asks its dashboard."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune would print a box of its own
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: trials would starve beside anything else
     import ray
 
     if ray.is_initialized():
@@ -167,7 +223,7 @@ def _ray() -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
-        ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=dashboard, **quiet)
     try:
         yield
     finally:
@@ -176,14 +232,16 @@ def _ray() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told(folder: Path, campaign: Campaign, tell: Tell) -> Iterator[None]:
-    """While the body runs, a thread says what each trial came to when it ends."""
+    """While the body runs, a thread says what each trial came to when it ends, and records it."""
     over, known = threading.Event(), {trial["number"] for trial in read_trials(folder)}
+    record = CampaignRecord(campaign, folder)
 
     def look() -> None:
         for trial in read_trials(folder):
             if trial["number"] not in known:
                 known.add(trial["number"])
                 tell(_line(trial, campaign, len(known)))
+        record.send_trials()
 
     def watch() -> None:
         while not over.wait(_POLL_S):
@@ -197,7 +255,8 @@ def _told(folder: Path, campaign: Campaign, tell: Tell) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        look()
+        with contextlib.suppress(OSError, ValueError):
+            look()
 
 
 def _line(trial: dict[str, Any], campaign: Campaign, ended: int) -> str:

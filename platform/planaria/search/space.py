@@ -12,7 +12,9 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from planaria.search.campaign import Campaign, Range, Value, check, given
+from planaria.ranges import Range, Value
+from planaria.search.campaign import Campaign, check, given
+from planaria.search.places import read_trials
 
 JOURNAL = "study.jsonl"
 
@@ -34,7 +36,18 @@ def open_study(campaign: Campaign, folder: Path) -> optuna.Study:
         start = {key: given(job, key) for key in campaign.search}
         if all(campaign.search[key].holds(_as_value(value)) for key, value in start.items()):
             study.enqueue_trial({key: _choice(campaign.search[key], _as_value(v)) for key, v in start.items()})
+    tell_ended(study, campaign, folder)
     return study
+
+
+def tell_ended(study: optuna.Study, campaign: Campaign, folder: Path) -> None:
+    """Tell the study of trials that have ended without its hearing of it: a kill came in between."""
+    running = {one.number for one in study.trials if one.state == optuna.trial.TrialState.RUNNING}
+    for trial in read_trials(folder) if running else ():
+        if trial["number"] in running and trial["status"] == "done":
+            study.tell(trial["number"], [float(trial["metrics"][name]) for name in campaign.objectives])
+        elif trial["number"] in running:
+            study.tell(trial["number"], state=optuna.trial.TrialState.FAIL)
 
 
 def read_study(campaign: Campaign, folder: Path) -> optuna.Study | None:
@@ -59,6 +72,21 @@ def draw(trial: optuna.trial.BaseTrial, search: Mapping[str, Range]) -> dict[str
     return drawn
 
 
+def draw_all(study: optuna.Study, campaign: Campaign) -> dict[int, dict[str, Value]]:
+    """The settings of all trials, by number: those that were begun keep theirs."""
+    drawn: dict[int, dict[str, Value]] = {}
+    begun = [one for one in study.trials if one.state != optuna.trial.TrialState.WAITING]
+    for known in begun:
+        own: optuna.trial.BaseTrial = optuna.trial.FixedTrial(known.params)
+        if known.state == optuna.trial.TrialState.RUNNING:  # a kill may have come before all of it was drawn
+            own = optuna.trial.Trial(study, known._trial_id)
+        drawn[known.number] = draw(own, campaign.search)
+    while len(drawn) < campaign.trials:
+        trial = study.ask()
+        drawn[trial.number] = draw(trial, campaign.search)
+    return drawn
+
+
 def _draw(trial: optuna.trial.BaseTrial, key: str, values: Range) -> Value:
     if values.integers is not None:
         return trial.suggest_int(key, *values.integers, log=values.log)
@@ -79,7 +107,7 @@ def _as_value(value: object) -> Value:
 
 
 def _sampler(campaign: Campaign, seed: int) -> optuna.samplers.BaseSampler:
-    if campaign.algorithm == "random":
+    if campaign.algorithm in ("random", "pbt"):
         return optuna.samplers.RandomSampler(seed=seed)
     if campaign.algorithm == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(20, campaign.trials // 4)))

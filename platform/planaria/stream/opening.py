@@ -15,6 +15,7 @@ from planaria.stream.columns import Columns, columns_of
 from planaria.stream.csv_file import CsvFormat
 from planaria.stream.file_stream import FileStream
 from planaria.stream.listing import Listing, list_files
+from planaria.stream.loaded import Loaded, LoadedFormat, LoadedListing, about, read_tables
 from planaria.stream.parquet_file import ParquetFormat
 from planaria.stream.pool import Pools
 from planaria.stream.scenario_stream import ScenarioStream
@@ -47,11 +48,14 @@ def open_stream(
     base: Path,
     hold_out_fraction: float,
     stop_waiting: Callable[[], bool] = _never,
+    loaded: Loaded | None = None,
 ) -> Stream:
-    """The stream that a job describes; relative paths start at `base`.
+    """The stream that a job describes; relative paths start at `base`. Rows that are `loaded` are not read again.
 
     Fetches a named set that is not there yet. Raises InputError for every mistake that can be seen now.
     """
+    if loaded is not None and loaded.is_of(settings, seed):
+        return _open_loaded(loaded, settings, seed, hold_out_fraction)
     if settings.source in sets.TABLES:
         settings = sets.table_settings(settings, seed)
     if settings.source in sets.IMAGES:
@@ -91,6 +95,57 @@ def open_stream(
     return ScenarioStream(pools, settings.scenario, seed)
 
 
+def load_stream(settings: StreamSettings, *, seed: int, base: Path, most_bytes: int) -> Loaded | None:
+    """All rows that a job's stream draws from, to be read by many; None where they take more than `most_bytes`, or have
+    no end. Raises InputError as `open_stream` does."""
+    if settings.follow:
+        return None
+    name = about(settings, seed)
+    resolved = sets.table_settings(settings, seed) if settings.source in sets.TABLES else settings
+    if resolved.source in sets.IMAGES or resolved.scenario is not None:
+        stream = open_stream(settings, seed=seed, base=base, hold_out_fraction=0.0)
+        assert isinstance(stream, ScenarioStream)
+        found = Loaded(name, pools=stream.pools)
+        return found if found.size_bytes <= most_bytes else None
+    open_stream(settings, seed=seed, base=base, hold_out_fraction=0.0)  # finds mistakes
+    format_, columns = FORMATS[resolved.source], columns_of(resolved)
+    listing = _listing(resolved, format_, base)
+    tables, schemas, used = {}, {}, 0
+    try:
+        tape = Tape(listing, format_, columns, _piece_rows(columns), resolved.delimiter)
+        total_rows = tape.check_first(_FILES_CHECKED)
+        if sum(info.size or 0 for info in listing.files().values()) > most_bytes:
+            return None
+        files = read_tables(listing, format_, columns, tape.kinds, _piece_rows(columns), resolved.delimiter)
+        for file, schema, table in files:
+            tables[file], schemas[file], used = table, schema, used + table.nbytes
+            if used > most_bytes:
+                return None
+    except DataError as error:
+        raise InputError(str(error)) from error
+    return Loaded(name, tables=tables, schemas=schemas, settings=resolved, total_rows=total_rows)
+
+
+def _open_loaded(loaded: Loaded, settings: StreamSettings, seed: int, hold_out_fraction: float) -> Stream:
+    if loaded.pools is not None:
+        return ScenarioStream(loaded.pools, settings.scenario or _whole(settings, loaded.pools), seed)
+    assert loaded.settings is not None
+    columns = columns_of(loaded.settings)
+    listing = LoadedListing(loaded, str(loaded.settings.path))
+    delimiter = loaded.settings.delimiter
+    tape = Tape(listing, LoadedFormat(loaded), columns, _piece_rows(columns), delimiter)
+    window = Window(tape, columns, follow=False, poll_s=settings.follow_poll_s, stop_waiting=_never)
+    return FileStream(
+        tape,
+        window,
+        columns,
+        categories=settings.categories,
+        seed=seed,
+        hold_out_fraction=hold_out_fraction,
+        total_rows=loaded.total_rows,
+    )
+
+
 def _image_set(settings: StreamSettings, seed: int) -> ScenarioStream:
     given = [name for name in _OWN_OF_A_SET if getattr(settings, name) != StreamSettings.model_fields[name].default]
     if given:
@@ -98,8 +153,12 @@ def _image_set(settings: StreamSettings, seed: int) -> ScenarioStream:
     if settings.task != "classification":
         raise InputError(f"stream.task: {settings.source} has classes; use task: classification")
     pools: Pools = sets.open_images(settings.source)
-    whole = Scenario.model_validate({"contexts": [{"name": settings.source, "samples": pools.train.rows}]})
-    return ScenarioStream(pools, settings.scenario or whole, seed)
+    return ScenarioStream(pools, settings.scenario or _whole(settings, pools), seed)
+
+
+def _whole(settings: StreamSettings, pools: Pools) -> Scenario:
+    """All rows of a set in one context."""
+    return Scenario.model_validate({"contexts": [{"name": settings.source, "samples": pools.train.rows}]})
 
 
 def _listing(settings: StreamSettings, format_: Format, base: Path) -> Listing:

@@ -47,6 +47,7 @@ class ScenarioStream:
     """See planaria.signals.Stream."""
 
     def __init__(self, pools: Pools, scenario: Scenario, seed: int) -> None:
+        self.pools = pools
         self._pool, self._test_pool = pools.train, pools.test
         self.fields: Fields = self._pool.fields
         self.counts = pools.counts

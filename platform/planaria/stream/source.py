@@ -65,6 +65,15 @@ class Format(Protocol):
     def open(self, place: Place, wanted: Wanted) -> TableFile: ...
 
 
+class Files(Protocol):
+    """The files of a stream, by name, in the order in which they are read."""
+
+    def names(self) -> list[str]:
+        """Those that are there now. Raises DataError where they cannot be listed."""
+
+    def place(self, name: str) -> Place: ...
+
+
 class DataError(Exception):
     """A file does not hold what it should. One line: file, row where known, what to do.
 

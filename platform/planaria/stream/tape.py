@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from planaria.stream.columns import Columns, check_schema
-from planaria.stream.listing import Listing
-from planaria.stream.source import DataError, Format, TableFile, Wanted
+from planaria.stream.source import DataError, Files, Format, TableFile, Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Tape:
     """
 
     def __init__(
-        self, listing: Listing, format_: Format, columns: Columns, batch_rows: int, delimiter: str | None
+        self, listing: Files, format_: Format, columns: Columns, batch_rows: int, delimiter: str | None
     ) -> None:
         self.kinds: dict[str, str] = {}
         """What kinds of values the target and categories are, by the files opened so far."""

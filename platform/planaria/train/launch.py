@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -30,7 +30,7 @@ from planaria.train.checkpoint import CheckpointStore
 from planaria.train.folder import RunFolder
 from planaria.train.inheritance import learned_by
 from planaria.train.result import RunResult
-from planaria.train.worker import ray_worker, run_here
+from planaria.train.worker import WHOLE, Leg, ray_worker, run_here
 
 logger = logging.getLogger(__name__)
 
@@ -260,7 +260,36 @@ def _clean_stop(folder: RunFolder) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run_on_ray(job: Job, folder: RunFolder, base: Path) -> dict[str, Any]:
+def run_on_workers(
+    job: Job, folder: RunFolder, base: Path, name: str, report: Progress, leg: Leg = WHOLE
+) -> dict[str, Any]:
+    """The whole run, or a leg of it, on Ray Train workers of the cluster that this process belongs to; returns the
+    summary. `name` is one that no other run of the cluster has, `report` is given a glance at the run now and then.
+    Raises InputError and RunError."""
+    os.environ.update({key: os.environ.get(key, value) for key, value in _RAY_ENVIRONMENT.items()})
+    seen = -1
+
+    def look() -> None:
+        nonlocal seen
+        glance = folder.read_json(folder.live)
+        if glance.get("samples", 0) > seen:
+            seen = int(glance["samples"])
+            report(glance)
+
+    outcome = _run_on_ray(job, folder, base, name, leg, look)
+    if outcome.get("status") == "failed":
+        raise RunError(str(outcome["reason"]))
+    return folder.read_json(folder.summary)
+
+
+def _run_on_ray(
+    job: Job,
+    folder: RunFolder,
+    base: Path,
+    name: str | None = None,
+    leg: Leg = WHOLE,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """One long Ray Train fit: Ray restarts the workers after a fault, and they go on from the newest checkpoint."""
     import ray.train
     import ray.train.torch
@@ -273,7 +302,8 @@ def _run_on_ray(job: Job, folder: RunFolder, base: Path) -> dict[str, Any]:
         "job": job.model_dump_json(),
         "folder": str(folder.path),
         "base": str(base),
-        "actor": start_actor(folder.path.name),
+        "actor": start_actor(name or folder.path.name),
+        "leg": leg,
     }
     # Ray 2.60 publishes the types of its first Train version, which the second has outgrown.
     trainer = ray.train.torch.TorchTrainer(
@@ -287,13 +317,13 @@ def _run_on_ray(job: Job, folder: RunFolder, base: Path) -> dict[str, Any]:
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_TORCH_TIMEOUT_S),
         run_config=ray.train.RunConfig(
             # A name of its own for every start: planaria's checkpoints decide where a run goes on, not Ray's.
-            name=f"{folder.path.name}-{folder.count_starts()}-{os.getpid()}",
+            name=f"{name or folder.path.name}-{folder.count_starts()}-{os.getpid()}",
             storage_path=str(folder.path / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=job.scale.max_failures),
         ),
     )
     try:
-        result = _beside_main_thread(trainer.fit)
+        result = _beside_main_thread(trainer.fit, meanwhile)
     except ray.train.TrainingFailedError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1]
         raise RunError(
@@ -308,8 +338,9 @@ def _run_on_ray(job: Job, folder: RunFolder, base: Path) -> dict[str, Any]:
     )
 
 
-def _beside_main_thread(work: Callable[[], T]) -> T:
-    """Ray Train takes Ctrl-C for itself where it runs in the main thread, and would drop what a clean stop keeps."""
+def _beside_main_thread(work: Callable[[], T], meanwhile: Callable[[], None]) -> T:
+    """Ray Train takes Ctrl-C for itself where it runs in the main thread, and would drop what a clean stop keeps.
+    `meanwhile` is called in this one about once a second."""
     box: Future[T] = Future()
 
     def fill() -> None:
@@ -319,6 +350,8 @@ def _beside_main_thread(work: Callable[[], T]) -> T:
             box.set_exception(error)
 
     threading.Thread(target=fill, name="planaria-fit", daemon=True).start()
+    while not wait([box], timeout=_POLL_S).done:
+        meanwhile()
     return box.result()
 
 

@@ -70,6 +70,7 @@ from planaria.train.recollection import FILE as RECOLLECTION_FILE
 from planaria.train.recollection import Recollection
 from planaria.train.renewing import Renewing
 from planaria.train.shares import Part, gather_rows, share_out
+from planaria.train.turn import CAUSE, Turn, next_edit
 from planaria.train.workbench import CALIBRATION_ROWS, Workbench, treat
 
 RECENT_ROWS = 1_024
@@ -168,6 +169,33 @@ class Lifelong:
         self.reading.begin(self.model, self._tensors(first.select(slice(self._step_rows))))
         self.account.open_revision(blueprint, parent=None, cause="start", why="the blueprint that the job asks for")
         return True
+
+    def turn(self, turn: Turn) -> None:
+        """Go over to the job's policy from the one that held until here, with the edits that it takes; does nothing
+        where that was done. Raises RunError where the policy is out of reach."""
+        newest = self.account.records.rows("revisions")[-1]
+        if self.row != turn.row or (newest["cause"], newest["sample"]) == (CAUSE, turn.row):
+            return
+        if self.job.policy.budget.price != turn.before.budget.price:
+            self.controller.price = self.job.policy.budget.price
+        self.controller.turned()
+        self.recollection.before = None
+        edits = 0
+        try:
+            while edit := next_edit(self.blueprint, turn.before, self.job.policy, self._importance):
+                owners = self.blueprint.owners("attention")
+                self._edit(edit, CAUSE, turn.why)
+                self.controller.edited(edit, owners, self.row)
+                edits += 1
+        except ValueError as error:
+            raise RunError(f"row {self.row}: the policy cannot be changed: {error}") from None
+        self._evidence = None
+        if not edits:
+            self.account.close_revision()
+            self.account.open_revision(self.blueprint, self.account.totals.revisions - 1, CAUSE, turn.why)
+
+    def _importance(self) -> Sequence[Sequence[float]]:
+        return self.measure(self.evidence(0)).importance
 
     def take_step(self, wish: Tick = QUIET) -> Tick | None:
         """One global step; None when the stream (or the job's `samples`) has ended.

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,35 @@ from planaria.control.judge import Exchange
 from planaria.errors import InputError, RunError
 from planaria.job import Job
 from planaria.signals import Stream
-from planaria.stream import open_stream
+from planaria.stream import Loaded, open_stream
 from planaria.train.allocator import reuse_freed_memory
 from planaria.train.checkpoint import CheckpointStore
 from planaria.train.folder import RunFolder
 from planaria.train.group import Alone, Group, TorchGroup, agree
 from planaria.train.keeper import Keeper, restore
 from planaria.train.lifelong import QUIET, Lifelong, Tick
+from planaria.train.turn import Turn
 
 logger = logging.getLogger(__name__)
 
 _PREDECESSOR_DIES_WITHIN_S = 45.0
 """Shorter than what the other workers wait for this one in a collective."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A part of a run: where it ends, and what is changed or given where it begins."""
+
+    until_row: int | None = None
+    """Stop at the first step's end at or after this row, as a run that is asked to stop does. None is the end of the
+    stream."""
+    turn: Turn | None = None
+    """The change of the policy with which the leg begins, if any."""
+    loaded: Loaded | None = None
+    """The stream's rows, where they are in memory already."""
+
+
+WHOLE = Leg()
 
 
 def live(
@@ -45,15 +63,16 @@ def live(
     report: Callable[[Mapping[str, Any]], None] = lambda metrics: None,
     report_rows: int | None = None,
     exchange: Exchange | None = None,
+    leg: Leg = WHOLE,
 ) -> dict[str, Any]:
-    """Run to the end, or to a stop; returns the summary (on rank 0; a part of it elsewhere).
+    """Run to the end of the leg, or to a stop; returns the summary (on rank 0; a part of it elsewhere).
 
     `tell` publishes the controller's state, `report` is called by all workers at the same step about every 10 s, or
     where `report_rows` is given every so many rows.
     `exchange` is how rank 0 shares what its controller learns with other runs. Raises InputError and RunError.
     """
     with contextlib.ExitStack() as held:
-        stream = _open(job, folder, base, group, held)
+        stream = _open(job, folder, base, group, held, leg.loaded)
         run = Lifelong(job, stream, group, device)
         run.while_waiting = _WaitForFirstRows(folder)
         restored = restore(run, CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints))
@@ -62,6 +81,8 @@ def live(
                 return _stopped_before_it_began(job, folder, group)
             if folder.inherited.exists():
                 run.controller.judge.inherit(folder.read_json(folder.inherited))
+        elif leg.turn is not None:
+            run.turn(leg.turn)
         keeper = Keeper(run, folder, tell, restored.message) if group.rank == 0 else None
         if exchange is not None:
             run.exchange = exchange
@@ -70,7 +91,7 @@ def live(
             run.while_waiting, run.keep, run.before_edit = keeper.wait, keeper.keep, keeper.keep_model
             keeper.start(first)
         try:
-            return _step_by_step(run, keeper, report, report_rows)
+            return _step_by_step(run, keeper, report, report_rows, leg.until_row)
         except RunError:
             if run.between_steps and (keeper is None or keeper.failure is None):
                 _keep_what_was_done(run, keeper)
@@ -88,14 +109,22 @@ def _keep_what_was_done(run: Lifelong, keeper: Keeper | None) -> None:
         keeper.end("failed", state)
 
 
-def _open(job: Job, folder: RunFolder, base: Path, group: Group, held: contextlib.ExitStack) -> Stream:
+def _open(
+    job: Job, folder: RunFolder, base: Path, group: Group, held: contextlib.ExitStack, loaded: Loaded | None
+) -> Stream:
     """The stream, and on rank 0 the right to write the folder. Raises InputError, on all workers alike."""
     stream, problem = None, None
     try:
         if group.rank == 0:
             # A killed run's last worker may take a moment to die, and must not write after this one has begun.
             held.enter_context(folder.held("writer", _PREDECESSOR_DIES_WITHIN_S))
-        stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
+        stream = open_stream(
+            job.stream,
+            seed=job.seed,
+            base=base,
+            hold_out_fraction=job.evaluation.hold_out_fraction,
+            loaded=loaded,
+        )
     except (InputError, OSError) as error:
         problem = str(error)
     agree(group, problem)
@@ -104,10 +133,17 @@ def _open(job: Job, folder: RunFolder, base: Path, group: Group, held: contextli
 
 
 def _step_by_step(
-    run: Lifelong, keeper: Keeper | None, report: Callable[[Mapping[str, Any]], None], report_rows: int | None
+    run: Lifelong,
+    keeper: Keeper | None,
+    report: Callable[[Mapping[str, Any]], None],
+    report_rows: int | None,
+    until_row: int | None,
 ) -> dict[str, Any]:
     while True:
         first = run.row
+        if until_row is not None and first >= until_row:
+            state = run.state()
+            return keeper.end("stopped", state) if keeper is not None else {}
         tick = run.take_step(keeper.wants() if keeper is not None else QUIET)
         if tick is None:
             final, state = run.finish(), run.state()
@@ -180,6 +216,7 @@ def ray_worker(config: dict[str, Any]) -> dict[str, Any]:
             tell=lambda step, state: publish(actor, step, state),
             report=lambda metrics: ray.train.report(dict(metrics)),
             exchange=share_outcomes(shared, folder.path.name) if shared is not None and group.rank == 0 else None,
+            leg=config["leg"],
         )
     except (InputError, RunError) as error:
         # Handed back as a value: Ray would take an exception for a fault and try the same thing again.
@@ -193,8 +230,9 @@ def run_here(
     *,
     report: Callable[[Mapping[str, Any]], None] = lambda metrics: None,
     report_rows: int | None = None,
+    leg: Leg = WHOLE,
 ) -> dict[str, Any]:
-    """The whole run in this process, without Ray. `report` is called as in `live`."""
+    """The whole run, or a leg of it, in this process, without Ray. `report` is called as in `live`."""
     _prepare_process()
     device = torch.device("cuda" if job.scale.gpus is not False and torch.cuda.is_available() else "cpu")
-    return live(job, folder, base, Alone(), device, report=report, report_rows=report_rows)
+    return live(job, folder, base, Alone(), device, report=report, report_rows=report_rows, leg=leg)
