@@ -17,15 +17,19 @@ from safetensors import SafetensorError
 
 from planaria.errors import InputError, RunError
 from planaria.model import save_model
+from planaria.record.tables import to_json
 from planaria.train.checkpoint import CheckpointStore, step_of
 from planaria.train.folder import RunFolder
 from planaria.train.group import agree
 from planaria.train.lifelong import Lifelong, Tick
 
 logger = logging.getLogger(__name__)
+decisions = logging.getLogger("planaria.decisions")
+"""One line of JSON for every decision, on rank 0."""
 
 State = Mapping[str, bytes]
 """Of a run, as a checkpoint holds it: see Lifelong.state, which all workers call together."""
+_TOLD_OF_DECISION = ("number", "step", "sample", "trigger", "chosen", "predicted", "revision", "seconds", "why")
 GLANCE_EVERY_S = 1.0
 REPORT_EVERY_S = 10.0
 
@@ -49,6 +53,8 @@ class Keeper:
         self.failure: str | None = None
         """Why the folder can no longer be kept; the run then stops on all workers together."""
         self._published = -1
+        self._decided = run.account.totals.decisions
+        self._restarts = 0
         now = time.monotonic()
         self._glanced, self._saved, self._reported = now, now, now
         self._saved_step = -1
@@ -63,6 +69,7 @@ class Keeper:
         line = {"time": time.time(), "step": self.run.step, "workers": self.run.group.size, "message": self.message}
         with self.folder.starts.open("a") as starts:
             starts.write(json.dumps(line) + "\n")
+        self._restarts = max(0, self.folder.count_starts() - 1)
         if first is None:
             self._saved_step = self.run.step
             self.summarise(self.run.summary("running"))
@@ -112,6 +119,7 @@ class Keeper:
     def after_step(self, reported: bool, state: State | None = None) -> None:
         """`state` is there where a checkpoint is due."""
         now = time.monotonic()
+        self._log_decisions()
         if reported:
             self._reported = now
         if reported or self.run.controller.decisions != self._published:
@@ -119,6 +127,14 @@ class Keeper:
             self.publish(self.run.step, self.run.controller.state())
         if state is not None:
             self._guard(lambda: self.save("running", state))
+
+    def _log_decisions(self) -> None:
+        """A line of JSON for each new decision."""
+        records, made = self.run.account.records, self.run.account.totals.decisions
+        new, self._decided = made - self._decided, made
+        for row in list(records.rows("decisions"))[-new:] if new > 0 else ():
+            told = {key: row[key] for key in _TOLD_OF_DECISION}
+            decisions.info(to_json({"event": "decision", "run": self.folder.path.name, **told}))
 
     def _guard(self, work: Callable[[], None]) -> None:
         """A folder that cannot be written stops the run on all workers together, rather than this one alone."""
@@ -199,10 +215,24 @@ class Keeper:
                 "revision": totals.revisions - 1,
                 "heads": list(run.blueprint.heads),
                 "parameters": run.blueprint.parameters,
+                "decisions": totals.decisions,
+                "decision_seconds": totals.decision_seconds,
+                "workers": run.group.size,
+                "restarts": self._restarts,
+                "lag_rows": self._lag(),
                 "message": self.message,
                 **scores,
             },
         )
+
+    def _lag(self) -> int | None:
+        """Rows that have arrived in a followed folder and wait to be learned from, as far as the stream looks ahead."""
+        if not self.run.job.stream.follow:
+            return None
+        try:
+            return self.run.stream.available(self.run.row)
+        except RunError:
+            return None  # the step that reads them says what is wrong
 
 
 @dataclass(frozen=True)

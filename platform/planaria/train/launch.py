@@ -28,6 +28,7 @@ from planaria.stream import open_stream
 from planaria.train.boundaries import check_boundaries
 from planaria.train.checkpoint import CheckpointStore
 from planaria.train.folder import RunFolder
+from planaria.train.gauges import Gauges
 from planaria.train.inheritance import learned_by
 from planaria.train.result import RunResult
 from planaria.train.worker import WHOLE, Leg, ray_worker, run_here
@@ -205,6 +206,7 @@ def _close_record(job: Job, folder: RunFolder, recorder: MlflowRecorder) -> RunR
 def _watched(job: Job, folder: RunFolder, recorder: MlflowRecorder, progress: Progress | None) -> Iterator[None]:
     """While the body runs, a thread shows progress and sends the record; its errors never reach the run."""
     over = threading.Event()
+    gauges = Gauges(folder.path.name) if _in_cluster() and job.scale.bounds[1] else None
 
     def watch() -> None:
         recorder.start(job.name, job.model_dump(mode="json"))
@@ -213,6 +215,8 @@ def _watched(job: Job, folder: RunFolder, recorder: MlflowRecorder, progress: Pr
             glance = folder.read_json(folder.live)
             if progress is not None and glance:
                 progress(glance)
+            if gauges is not None:
+                gauges.show(glance)
             if time.monotonic() - synced >= _SYNC_EVERY_S:
                 recorder.sync()
                 synced = time.monotonic()
