@@ -124,6 +124,22 @@ BY_ITSELF = [
         "controller: shared is 'lab' but kind is none, which learns nothing that others could use; set kind: "
         "learned or remove shared",
     ),
+    (
+        "prune: {coarse: 0.3, fine: 0.2}",
+        "prune: fine is 0.2 but coarse is 0.3, and fine counts all that goes; raise fine or lower coarse",
+    ),
+    ("prune: {coarse: 0, fine: 0}", "prune: coarse, fine and unstructured are 0, so that nothing goes; raise one or "),
+    ("prune: {fine: 1}", "prune.fine: 1 is not allowed; give a number of at least 0 and below 1"),
+    ("prune: {fine_by: taylor}", "prune.fine_by: 'taylor' is not allowed; give sensitivity or magnitude"),
+    ("prune: {step: 3}", "prune.step"),
+    (
+        "prune: {unstructured: 0.5}",
+        "prune.unstructured is 0.5 but controller.kind is learned, which puts back weights that were not zero; set ",
+    ),
+    (
+        "{prune: {unstructured: 0.5}, controller: {kind: none}, learner: {renew: {}}}",
+        "prune.unstructured and learner.renew are both given, but hidden units that begin anew have no zeros; remove ",
+    ),
     # YAML that is none, or more than plain data
     ("", "is empty; give keys and values, such as 'name: my-run'"),
     ("# max: 4", "is empty; give keys and values, such as 'name: my-run'"),
@@ -161,6 +177,14 @@ IN_A_JOB = [
     ("sharing: {mlp: [1, 1]}", "sharing.mlp is [1, 1]; name for each of the 2 layers the first layer of its group"),
     ("sharing: {mlp: [0, -1]}", "sharing.mlp is [0, -1]; name for each of the 2 layers the first layer of its group"),
     ("gate: {mlp_blocks: 3}", "gate.mlp_blocks is 3, which does not divide model.mlp_width 128; change one"),
+    (
+        "prune: {fine: 0.95}",
+        "prune.fine is 0.95, but where every layer keeps heads.min 1 and a hidden unit, 0.933 can go; lower it or ",
+    ),
+    (
+        "heads: {start: 4, min: 4}\nprune: {}",
+        "prune.fine is 0.8, but where every layer keeps heads.min 4 and a hidden unit, 0.",
+    ),
     (
         "learner: {loss: er_ace}",
         "learner.loss is er_ace, which compares classes, but stream.task is regression; choose er",

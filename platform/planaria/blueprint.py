@@ -149,6 +149,12 @@ class Blueprint:
         rest = self.layers * 4 * d + 2 * d + (d + 1) * self.outputs
         return inputs + d + attention + mlp + differences + gates + rest
 
+    @property
+    def prunable(self) -> int:
+        """Parameters that go when heads and hidden units go."""
+        nothing = replace(self, heads=(0,) * self.layers, mlp_width=0, mlp_widths=())
+        return self.parameters - nothing.parameters
+
     @cached_property
     def flops_per_sample(self) -> int:
         """Multiply-adds x 2 of the transformer's forward pass, whose last layer answers for the class token alone; with

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from planaria.blueprint import PARTS
+from planaria.blueprint import PARTS, Blueprint
 from planaria.errors import InputError, nearest
 from planaria.plain_yaml import dump_yaml, load_yaml, read_yaml
 from planaria.policy import Policy
@@ -319,6 +321,34 @@ class Job(Settings):
         if gate is not None and model.compile_after_rows is not None:
             raise ValueError(
                 "policy.gate is given, and what rows leave out cannot be compiled; remove model.compile_after_rows"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _as_much_can_be_pruned(self) -> Job:
+        policy, model = self.policy, self.model
+        if policy.prune is None:
+            return self
+        whole = Blueprint(
+            self.stream.task,
+            model.width,
+            model.head_width,
+            model.mlp_width,
+            (policy.heads.start,) * model.layers,
+            1,
+            attention_of=policy.sharing.owners("attention", model.layers),
+            mlp_of=policy.sharing.owners("mlp", model.layers),
+            difference_rank=policy.sharing.difference_rank,
+            gates=None if policy.gate is None else policy.gate.gates,
+        )
+        units = 1 if policy.gate is None else policy.gate.mlp_blocks
+        least = replace(whole, heads=(policy.heads.min,) * model.layers, mlp_width=units)
+        most = math.floor(1_000 * (1 - least.prunable / whole.prunable)) / 1_000
+        if policy.prune.fine > most:
+            raise ValueError(
+                f"policy.prune.fine is {policy.prune.fine:g}, but where every layer keeps heads.min "
+                f"{policy.heads.min} and a hidden unit{'' if units == 1 else ' of each block'}, {most:.3f} can go; "
+                "lower it or heads.min"
             )
         return self
 

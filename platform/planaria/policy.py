@@ -122,6 +122,38 @@ class Gate(Settings):
         return Gates(self.kind, self.per, self.mlp_blocks)
 
 
+class Prune(Settings):
+    """Pruning: the heads and hidden units that matter least go for good. First those of the smallest weights, at once;
+    then, in steps between which the others learn on, those that the loss depends on least."""
+
+    from_samples: int = Field(10_000, ge=0)
+    """Rows to learn from before any of them go."""
+    coarse: float = Field(0.2, ge=0, lt=1)
+    """Share of the parameters of heads and hidden units that goes first, by magnitude; 0 is none."""
+    fine: float = Field(0.8, ge=0, lt=1)
+    """Share that is gone at the end, with the coarse one; the same is no fine steps."""
+    fine_by: Literal["sensitivity", "magnitude"] = "sensitivity"
+    """sensitivity: |weight x gradient| on recent and remembered rows. magnitude: as in the coarse step."""
+    steps: int = Field(8, ge=1)
+    """In which the rest goes."""
+    every_samples: int = Field(1_000, ge=1)
+    """Rows to learn from between two steps."""
+    unstructured: float = Field(0.0, ge=0, lt=1)
+    """Share of the weights of the heads and MLPs that are left then, the smallest ones, which stay at zero from there
+    on. It saves bytes where files are compressed, and no time."""
+
+    @model_validator(mode="after")
+    def _prunes_something(self) -> Prune:
+        if self.fine < self.coarse:
+            raise ValueError(
+                f"fine is {self.fine:g} but coarse is {self.coarse:g}, and fine counts all that goes; raise fine or "
+                "lower coarse"
+            )
+        if not self.fine and not self.unstructured:
+            raise ValueError("coarse, fine and unstructured are 0, so that nothing goes; raise one or remove prune")
+        return self
+
+
 class Budget(Settings):
     """Limits, and the price of what is used below them."""
 
@@ -367,6 +399,9 @@ class Policy(Settings):
     sharing: Sharing = Sharing()
     gate: Gate | None = None
     """Gates that let each row use a part of the model, if any."""
+    prune: Prune | None = None
+    """Heads and hidden units that go on a schedule, if any. Whatever the controller does after that, the model does not
+    become larger than pruning left it."""
     initialisation: Literal["normal", "orthogonal"] = "normal"
     """normal: weights begin as independent normal numbers. orthogonal: as orthogonal matrices, those that write into
     the residual stream scaled down by the depth."""
@@ -410,6 +445,22 @@ class Policy(Settings):
             raise ValueError(
                 "gate and learner.renew are both given, but renew judges hidden units by all rows, and gates leave "
                 "rows out; remove one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _zeros_stay(self) -> Policy:
+        if self.prune is None or not self.prune.unstructured:
+            return self
+        if self.controller.kind != "none":
+            raise ValueError(
+                f"prune.unstructured is {self.prune.unstructured:g} but controller.kind is {self.controller.kind}, "
+                "which puts back weights that were not zero; set controller.kind to none or remove prune.unstructured"
+            )
+        if self.learner.renew is not None:
+            raise ValueError(
+                "prune.unstructured and learner.renew are both given, but hidden units that begin anew have no zeros; "
+                "remove one"
             )
         return self
 

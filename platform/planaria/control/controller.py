@@ -85,6 +85,8 @@ class Controller:
 
     def __init__(self, policy: Policy, layers: int, seed: int, judge: Judge) -> None:
         self.policy, self.seed = policy, seed
+        self.ceiling: int | None = None
+        """Parameters that pruning left: no edit may take the model above that."""
         self.pulse = Pulse()
         self.judge = judge
         self.births = [[-policy.heads.cooldown_samples] * policy.heads.start for _ in range(layers)]
@@ -320,6 +322,23 @@ class Controller:
         self.open.clear()
         self.held = None
 
+    def pruned(self, edit: Edit, owners: Sequence[int], sample: int, parameters: int) -> None:
+        """Pruning left the model that many parameters, and it is not grown above that again. Edits whose outcome that
+        blurs are given up. `owners` is as in `applied`."""
+        self.births = births_after(edit, self.births, sample, owners)
+        self.open.clear()
+        self.held = None
+        self.last_edit_sample = sample
+        self._limit(parameters)
+
+    def _limit(self, parameters: int | None) -> None:
+        if parameters is None:
+            return
+        self.ceiling = parameters
+        most = min(parameters, self.policy.budget.parameters or parameters)
+        budget = self.policy.budget.model_copy(update={"parameters": most})
+        self.policy = self.policy.model_copy(update={"budget": budget})
+
     def _expect(self, decision: Decision) -> None:
         keep = decision.candidates[0]
         horizon = max(self.policy.heads.cooldown_samples, 2 * FAST_ROWS)
@@ -356,6 +375,7 @@ class Controller:
             "judge": self.judge.state(),
             "births": self.births,
             "price": self.price,
+            "ceiling": self.ceiling,
             "pending": None if self.pending is None else asdict(self.pending),
             "last_edit_sample": self.last_edit_sample,
             "patience": self.patience,
@@ -384,6 +404,7 @@ class Controller:
             self.passes_trained, self.passes_spent = int(state["passes_trained"]), int(state["passes_spent"])
             self.passes_recalling, self.decisions = int(state["passes_recalling"]), int(state["decisions"])
             self.loss_remembered = float(state["loss_remembered"])
+            self._limit(state.get("ceiling"))
             self.open = [OpenOutcome(**outcome) for outcome in state["open"]]
             self.recall_watch = recall.RecallWatch(**state["recall"])
             self.held = None if state["held"] is None else rollback.HeldEdit(**state["held"])

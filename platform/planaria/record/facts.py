@@ -24,7 +24,13 @@ EDIT_SYMBOLS = {
     "keep": "=",
     "start": "○",
 }
-EDIT_STYLES = {"grow_heads": "grow", "shrink_heads": "shrink", "recycle_head": "recycle", "restore": "restore"}
+EDIT_STYLES = {
+    "grow_heads": "grow",
+    "shrink_heads": "shrink",
+    "prune": "shrink",
+    "recycle_head": "recycle",
+    "restore": "restore",
+}
 """By an edit's kind; any other is an "edit"."""
 
 

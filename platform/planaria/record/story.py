@@ -354,7 +354,7 @@ def _decision_event(row: Row) -> Event:
 
 
 def _revision_event(row: Row) -> Event:
-    style = edit_style(row["edit"]) if row["edit"] else "start"
+    style = edit_style(row["edit"]) if row["edit"] else "start" if row["parent"] is None else "edit"
     heads = f"{plus(row['heads'] or [])} heads, {thousands(row['parameters'] or 0)} parameters"
     title = f"revision {row['number']}: {row['cause'] or 'edit'}"
     return Event(row["sample"], style, EDIT_SYMBOLS[style], title, f"{sentence(row['why'])} {heads}.".strip())

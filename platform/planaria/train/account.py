@@ -262,7 +262,10 @@ class Account:
             "parameters_active_mean": totals.parameters_active / count,
             "active_fraction_mean": totals.active_fraction / count if totals.samples else 1.0,
             "parameters_largest": replace(
-                self.blueprint, heads=(self.job.policy.heads.max,) * self.blueprint.layers
+                self.blueprint,
+                heads=(self.job.policy.heads.max,) * self.blueprint.layers,
+                mlp_width=self.job.model.mlp_width,
+                mlp_widths=(),
             ).parameters,
             "flops_per_sample_mean": totals.flops / count,
             "decision_seconds": totals.decision_seconds,

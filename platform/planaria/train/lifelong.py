@@ -65,6 +65,7 @@ from planaria.train.evaluate import Evaluator, table_bytes, table_from
 from planaria.train.gating import Gating
 from planaria.train.group import Group, own_shards, tree_sum
 from planaria.train.protection import Protection
+from planaria.train.pruning import Pruning
 from planaria.train.reading import Reading, pass_through
 from planaria.train.recollection import FILE as RECOLLECTION_FILE
 from planaria.train.recollection import Recollection
@@ -111,7 +112,7 @@ class Lifelong:
         self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, hold_back, share)
         self.objective = build_objective(policy.learner)
         self.protection, self.renewing = Protection(policy.learner), Renewing(policy.learner)
-        self.gating = Gating(policy, job.seed)
+        self.gating, self.pruning = Gating(policy, job.seed), Pruning(policy)
         self.reading = Reading(policy.learner, self.task, job.seed)
         self.compiling = Compiling(pass_through, job.model.compile_after_rows, device)
         self.monitor = build_monitor(policy.detector, self.task)
@@ -225,6 +226,7 @@ class Lifelong:
         self._read(rows, judged, told, kept_apart)
         self.account.add(seen, time.perf_counter() - began, self.gating.opened)
         self._control(seen)
+        self._prune()
         self.account.totals.wall_seconds += time.perf_counter() - began
         self.between_steps = True
         return tick
@@ -304,6 +306,7 @@ class Lifelong:
         if self._projects:
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
+        self.pruning.masks.hold()
         length = clip_gradients(self.optimizer, self.job.policy.learner.clip_norm)
         seen, (cpu_seconds, joules, *agreed) = self._unpack(statistics, rows)
         if not (np.isfinite(seen.loss_B).all() and np.isfinite(length)):
@@ -595,6 +598,27 @@ class Lifelong:
         self._evidence = None
         self.account.note_decision(decision, revision)
 
+    def _prune(self) -> None:
+        """Carry out the stage of pruning that is due, if one is."""
+        stage = self.pruning.due(self.row)
+        if stage is None:
+            return
+        if stage.single:
+            zeros = self.pruning.masks.put_on(self.model, self.optimizer, stage.gone)
+            self.account.close_revision()
+            why = f"the {zeros:,} smallest weights of heads and MLPs ({100 * stage.gone:.3g}%) stay at zero from now on"
+            self.account.open_revision(self.blueprint, self.account.totals.revisions - 1, "prune", why)
+        else:
+            evidence = self.evidence(min(self.present_since, self.row - self.job.batch_rows))
+            edit, why = self.pruning.choose(stage, self.model, evidence, self._row_loss)
+            if edit is not None:
+                owners = self.blueprint.owners("attention")
+                self._edit(edit, "prune", why)
+                self.controller.pruned(edit, owners, self.row, self.blueprint.parameters)
+            self._evidence = None
+        self.pruning.done += 1
+        self.monitor.adapted(self.row)
+
     def _edit(self, edit: Edit, cause: str, why: str, decision: Decision | None = None) -> int:
         """Operate on model and optimizer, and open the next revision; returns its number."""
         self.before_edit()
@@ -608,7 +632,7 @@ class Lifelong:
             self.model,
             edit,
             seed=self._surgery_seed(),
-            follow=Followers(follow, self.protection),
+            follow=Followers(follow, self.protection, self.pruning.masks),
             calibration=None if self._evidence is None else self._evidence.learnable(CALIBRATION_ROWS),
             weights=weights,
         )
@@ -783,6 +807,7 @@ class Lifelong:
             "evaluator": self.evaluator.state(),
             "recollection": self.recollection.state(),
             "present_since": self.present_since,
+            "pruning": self.pruning.state(),
         }
         named = list(self.model.named_parameters())
         weights = {name: t.detach().contiguous().cpu() for name, t in self.model.state_dict().items()}
@@ -793,6 +818,7 @@ class Lifelong:
             **self.protection.files(self.model),
             **self.renewing.files(),
             **self.gating.files(),
+            **self.pruning.files(self.model),
             **self.reading.files(),
             "memory.arrow": table_bytes(self.memory.to_arrow(shares)),
             "records.arrow": self.account.records.state(),
@@ -813,6 +839,9 @@ class Lifelong:
             self.protection.load(parts, self.model, self.device)
             self.renewing.load(parts, self.device)
             self.gating.load(parts)
+            if "pruning" in about:  # not in checkpoints of versions without
+                self.pruning.load_state(about["pruning"])
+            self.pruning.load(parts, self.model, self.device)
             self.reading.load(parts, self.device)
             self.memory.load_arrow(table_from(parts["memory.arrow"]))
             self.stream.load_state(about["stream"])
