@@ -188,17 +188,45 @@ def test_a_job_that_fails_on_the_cluster_fails_here(head: Head, job: Path) -> No
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_job_on_the_cluster_can_be_stopped(head: Head, job: Path) -> None:
+def test_a_job_on_the_cluster_stops_at_a_checkpoint_and_another_goes_on_from_it(head: Head, job: Path) -> None:
     text = job.read_text().replace(f"{job.parent}/table.csv", str(job.parent)).replace("csv, ", "csv, follow: true, ")
     job.write_text(text)  # waits for new files, for ever
     job_id = one_line(head.planaria("submit", str(job), "--address", head.address).stdout)
+    folder = _waits_for_rows(head, job_id, job.parent / "runs", 896)
+    _stop(head, job_id)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "stopped" and summary["rows_lost"] == summary["rows_repeated"] == 0
+    assert (folder / "report.html").exists(), "its record was closed"
+
+    (job.parent / "table2.csv").write_text((job.parent / "table.csv").read_text())
+    next_id = one_line(head.planaria("resume", str(folder), "--address", head.address).stdout)
+    assert re.fullmatch(r"raysubmit_\w+", next_id)
+    assert _waits_for_rows(head, next_id, job.parent / "runs", 1_920) == folder
+    _stop(head, next_id)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["samples"], summary["restarts"]) == (1_920, 1)
+    assert summary["rows_lost"] == summary["rows_repeated"] == 0
+
+
+def _waits_for_rows(head: Head, job_id: str, runs: Path, samples: int) -> Path:
+    """The only run's folder, once it has learned from so many rows and waits for more."""
+    for _ in range(240):
+        for live in runs.glob("*/live.json"):
+            state = json.loads(live.read_text())
+            if state["samples"] >= samples and state["status"] == "waiting":
+                return live.parent
+        time.sleep(1)
+    raise AssertionError(head.planaria("logs", job_id, "--address", head.address).stdout)
+
+
+def _stop(head: Head, job_id: str) -> None:
     assert head.planaria("stop", job_id, "--address", head.address).returncode == 0
-    for _ in range(60):
+    for _ in range(90):
         state = json.loads(head.planaria("status", job_id, "--address", head.address, "--json").stdout)
         if state["status"] == "STOPPED":
-            break
+            return
         time.sleep(1)
-    assert state["status"] == "STOPPED"
+    raise AssertionError(state)
 
 
 @pytest.mark.ray

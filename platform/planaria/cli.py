@@ -175,7 +175,14 @@ def resume(folder: Path, /, *, address: Address = None, as_json: Json = False) -
     ----------
     folder
         The run's folder.
+    address
+        Of a Ray cluster to join, or of a cluster's dashboard (http://...): then the resume is handed in as a job, whose
+        id is printed. The cluster's nodes must see the folder under the same path.
     """
+    if address is not None and address.startswith(("http://", "https://")):
+        job_id = _cluster(address).submit_resume(folder.absolute())
+        _show({"id": job_id, "address": address}, job_id, as_json)
+        return DONE
     with _progress(folder.resolve().name, as_json) as progress:
         from planaria.train import launch
 

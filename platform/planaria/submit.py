@@ -28,6 +28,9 @@ HOW_TO_GET_A_TOKEN = (
     "print it with `ray get-auth-token` where the cluster was started, and set RAY_AUTH_TOKEN, "
     "RAY_AUTH_TOKEN_PATH or write it to ~/.ray/auth_token"
 )
+STOPS_WITHIN_S = 120
+"""How long a job that was asked to stop may take to its next checkpoint and to close its record; Ray's own default is
+3 seconds, after which it kills."""
 FORWARDED = ("MLFLOW_TRACKING_URI", "PLANARIA_DATA", "OMP_NUM_THREADS")
 """Environment variables that a submitted job inherits. No secrets: Ray shows them on its dashboard."""
 
@@ -47,13 +50,20 @@ class Cluster:
             (Path(folder) / "job.yaml").write_text(text, encoding="utf-8")
             return self.submit_command(planaria_command(["run", "job.yaml", "--address", "auto"]), Path(folder))
 
+    def submit_resume(self, folder: Path) -> str:
+        """Go on with the run in a folder that the cluster's nodes see under the same path; the submission id."""
+        with tempfile.TemporaryDirectory(prefix="planaria-job-") as empty:
+            command = planaria_command(["resume", str(folder), "--address", "auto"])
+            return self.submit_command(command, Path(empty))
+
     def submit_command(self, entry_point: str, folder: Path) -> str:
         """Run a shell command on the cluster, in a copy of `folder`, with this package; the submission id."""
         with tempfile.TemporaryDirectory(prefix="planaria-code-") as code:
+            handed_on = {name: os.environ[name] for name in FORWARDED if name in os.environ}
             environment = {
                 "working_dir": str(folder),
                 "py_modules": [str(_package(Path(code)))],
-                "env_vars": {name: os.environ[name] for name in FORWARDED if name in os.environ},
+                "env_vars": {**handed_on, "RAY_JOB_STOP_WAIT_TIME_S": str(STOPS_WITHIN_S)},
             }
             return self._ask(lambda: self._client.submit_job(entrypoint=entry_point, runtime_env=environment))
 
@@ -84,7 +94,8 @@ class Cluster:
         return self.status(job_id)
 
     def stop(self, job_id: str) -> bool:
-        """Ask the job to end; False where it had ended already."""
+        """Ask the job to stop at its next checkpoint; one that takes longer than STOPS_WITHIN_S is killed. False where
+        it had ended already."""
         return bool(self._ask(lambda: self._client.stop_job(job_id), job_id))
 
     def _ask(self, question: Callable[[], T], job_id: str | None = None) -> T:
