@@ -41,6 +41,32 @@ class Gates:
             raise ValueError(f"mlp_width is {mlp_width}; it cannot be split into {self.blocks} equal blocks")
 
 
+Activations = Literal["token", "tensor"]
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """To how many bits a model's attention and MLPs round what they multiply."""
+
+    bits: int
+    """Of weights; activations have 8."""
+    activations: Activations
+    """What shares a scale: a token's values, or those of all tokens of all rows."""
+
+    @property
+    def level(self) -> int:
+        """The largest that a weight may be, in steps of its output channel's scale."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    def check(self) -> None:
+        """Raises ValueError where no model can have it."""
+        if not 4 <= self.bits <= 8 or self.activations not in get_args(Activations):
+            raise ValueError(
+                f"there is no quantisation to {self.bits} bits with a scale for each '{self.activations}'; bits are 4 "
+                f"to 8, activations are {' or '.join(get_args(Activations))}"
+            )
+
+
 @dataclass(frozen=True)
 class Blueprint:
     """The parameter configuration of a model. Immutable, hashable, JSON-able."""
@@ -75,6 +101,8 @@ class Blueprint:
     """Of every layer, if any."""
     mlp_widths: tuple[int, ...] = ()
     """Of each layer; () where all have `mlp_width`, which is else the widest."""
+    quantisation: Quantisation | None = None
+    """Of every layer; None computes in float32."""
 
     def __post_init__(self) -> None:
         # one way to say each thing, so that equal models have equal blueprints
@@ -192,6 +220,8 @@ class Blueprint:
                 values["image_shape"] = tuple(int(n) for n in values["image_shape"])
             if values.get("gates") is not None:
                 values["gates"] = Gates(**values["gates"])
+            if values.get("quantisation") is not None:
+                values["quantisation"] = Quantisation(**values["quantisation"])
             blueprint = Blueprint(**values)
             blueprint.check()
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -219,6 +249,8 @@ class Blueprint:
         if self.gates is not None:
             for layer in range(self.layers):
                 self.gates.check(self.mlp_width_of(layer))
+        if self.quantisation is not None:
+            self.quantisation.check()
         if self.difference_rank < 0:
             raise ValueError("difference_rank must not be negative")
         if self.tokens < 2:
@@ -241,6 +273,7 @@ class Blueprint:
         mlp_of: tuple[int, ...] = (),
         difference_rank: int = 0,
         gates: Gates | None = None,
+        quantisation: Quantisation | None = None,
     ) -> Blueprint:
         """The blueprint of a model that reads such rows. `readout` is (features, concepts, fading)."""
         return Blueprint(
@@ -262,6 +295,7 @@ class Blueprint:
             mlp_of=mlp_of,
             difference_rank=difference_rank,
             gates=gates,
+            quantisation=quantisation,
         )
 
 
@@ -480,7 +514,8 @@ class Unshare:
 
 @dataclass(frozen=True)
 class Restore:
-    """Put back the weights that were kept of a concept, and with them its heads; labels that came since stay known."""
+    """Put back the weights that were kept of a concept, and with them its heads; labels that came since stay known, and
+    what was quantised since stays so."""
 
     kind: ClassVar[str] = "restore"
     concept: int
@@ -563,6 +598,27 @@ class SetGate:
         return f"give every layer {self.gates.kind} gates per {self.gates.per}"
 
 
+@dataclass(frozen=True)
+class Quantise:
+    """Let attention and MLPs compute with weights and activations of few bits from now on, or in float32 again. The
+    weights that are learned stay what they were."""
+
+    kind: ClassVar[str] = "quantise"
+    quantisation: Quantisation | None
+
+    def apply(self, blueprint: Blueprint) -> Blueprint:
+        if self.quantisation == blueprint.quantisation:
+            raise ValueError("the model computes so already")
+        after = replace(blueprint, quantisation=self.quantisation)
+        after.check()
+        return after
+
+    def describe(self) -> str:
+        if self.quantisation is None:
+            return "compute in float32 again"
+        return f"round weights to {self.quantisation.bits} bits and activations to 8"
+
+
 EDITS: dict[str, Callable[..., Edit]] = {
     kind.kind: kind
     for kind in (
@@ -577,6 +633,7 @@ EDITS: dict[str, Callable[..., Edit]] = {
         Share,
         Unshare,
         SetGate,
+        Quantise,
     )
 }
 
@@ -591,13 +648,15 @@ def edit_from_dict(values: Mapping[str, Any]) -> Edit:
     try:
         if isinstance(rest.get("gates"), Mapping):
             rest["gates"] = Gates(**rest["gates"])
+        if isinstance(rest.get("quantisation"), Mapping):
+            rest["quantisation"] = Quantisation(**rest["quantisation"])
         return EDITS[values["kind"]](**rest)
     except (KeyError, TypeError) as error:
         raise InputError(f"edit: {dict(values)} is not an edit ({error}); kinds are {sorted(EDITS)}") from None
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Gates):
+    if isinstance(value, Gates | Quantisation):
         return asdict(value)
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 

@@ -353,6 +353,23 @@ class Job(Settings):
         return self
 
     @model_validator(mode="after")
+    def _can_be_quantised(self) -> Job:
+        quantise, model = self.policy.quantise, self.model
+        if quantise is None:
+            return self
+        if quantise.from_samples is None and self.samples is None:
+            raise ValueError(
+                "policy.quantise begins at a share of the job's samples, but there are none; give samples, or "
+                "policy.quantise.from_samples"
+            )
+        if model.precision == "bfloat16":
+            raise ValueError(
+                "policy.quantise is given, and bfloat16 would round what it rounds a second time; set model.precision "
+                "to float32, or remove policy.quantise"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _boundaries_can_be_told(self) -> Job:
         scenario = self.stream.scenario
         if self.policy.detector.boundaries == "detected" or scenario is None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from planaria.blueprint import PARTS, GateKind, Gates, GateScope, Part
+from planaria.blueprint import PARTS, Activations, GateKind, Gates, GateScope, Part, Quantisation
 from planaria.plain_yaml import read_yaml
 from planaria.ranges import Range, check_conditions, check_types
 from planaria.settings import Settings, parse
@@ -152,6 +152,45 @@ class Prune(Settings):
         if not self.fine and not self.unstructured:
             raise ValueError("coarse, fine and unstructured are 0, so that nothing goes; raise one or remove prune")
         return self
+
+
+_LAST_FRACTION = 0.2
+
+
+class Quantise(Settings):
+    """A last phase in which attention and MLPs compute as an INT8 export does, so that the model learns under its
+    rounding. Predictions are then those of the quantised model."""
+
+    bits: int = Field(8, ge=4, le=8)
+    """Of weights; activations have 8. An exported file packs 4 bits in half a byte; 5 to 7 take a byte as 8 do."""
+    activations: Activations = "token"
+    """token: each token's values have a scale of their own. tensor: one for all rows that are computed together, which
+    ONNX Runtime is faster with; but then a row's answer depends on the rows beside it."""
+    from_samples: int | None = Field(None, ge=0)
+    """Rows of the stream before it begins; null goes by last_fraction."""
+    last_fraction: float | None = Field(None, gt=0, le=1)
+    """Share of the job's samples, at their end, that is learned so; where neither is given, a fifth."""
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> Quantise:
+        if self.from_samples is not None and self.last_fraction is not None:
+            raise ValueError(
+                f"from_samples is {self.from_samples} and last_fraction is {self.last_fraction:g}, which both say when "
+                "it begins; remove one"
+            )
+        return self
+
+    @property
+    def quantisation(self) -> Quantisation:
+        """For the blueprint."""
+        return Quantisation(self.bits, self.activations)
+
+    def first_row(self, samples: int | None) -> int:
+        """From which on the model is quantised, in a job of so many samples."""
+        if self.from_samples is not None:
+            return self.from_samples
+        assert samples is not None, "as the job sees to"
+        return round((1 - (self.last_fraction or _LAST_FRACTION)) * samples)
 
 
 class Budget(Settings):
@@ -402,6 +441,8 @@ class Policy(Settings):
     prune: Prune | None = None
     """Heads and hidden units that go on a schedule, if any. Whatever the controller does after that, the model does not
     become larger than pruning left it."""
+    quantise: Quantise | None = None
+    """A last phase of learning under the rounding of an INT8 export, if any."""
     initialisation: Literal["normal", "orthogonal"] = "normal"
     """normal: weights begin as independent normal numbers. orthogonal: as orthogonal matrices, those that write into
     the residual stream scaled down by the depth."""

@@ -15,6 +15,7 @@ from planaria.blueprint import Blueprint
 from planaria.model import ElasticTransformer
 from planaria.model.blocks import Mlp
 from planaria.model.differences import Difference
+from planaria.model.rounding import product
 
 
 def input_names(shape: Blueprint) -> tuple[str, ...]:
@@ -55,6 +56,6 @@ class MaskedMlp(nn.Module):
         into, out = self.mlp.into.weight, self.mlp.out.weight
         if difference is not None:
             into, out = difference.added("into", into), difference.added("out", out)
-        hidden_BQM = F.gelu(F.linear(x_BQD, into, self.mlp.into.bias))
+        hidden_BQM = F.gelu(product(x_BQD, into, self.mlp.into.bias, self.mlp.quantisation))
         open_BM = open_BK.repeat_interleave(len(into) // open_BK.shape[1], 1)
-        return F.linear(hidden_BQM * open_BM[:, None], out, self.mlp.out.bias)
+        return product(hidden_BQM * open_BM[:, None], out, self.mlp.out.bias, self.mlp.quantisation)

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from planaria.blueprint import Quantisation
 from planaria.model import short_attention
 from planaria.model.differences import Difference
+from planaria.model.rounding import product, rounded_input, rounded_weight
 from planaria.model.skipping import Openings, Pairs
 
 # Above this many keys the T x S weights cost more to keep than the fused kernel costs to call (float32, CPU).
@@ -40,6 +42,7 @@ class ElasticAttention(nn.Module):
         projection_bias: bool = False,
         output_bias: bool = True,
         rotary: bool = False,
+        quantisation: Quantisation | None = None,
     ) -> None:
         super().__init__()
         if heads < 1 or heads % queries_per_key:
@@ -48,6 +51,8 @@ class ElasticAttention(nn.Module):
             raise ValueError(f"rotary positions need an even head width, not {head_width}")
         self.width, self.head_width, self.queries_per_key, self.rotary = width, head_width, queries_per_key, rotary
         self.context_width = context_width or width
+        self.quantisation = quantisation
+        """How weights and what they are multiplied by are rounded, if they are."""
         groups = heads // queries_per_key
         self.q = nn.Parameter(torch.empty(heads, head_width, width))
         self.kv = nn.Parameter(torch.empty(groups, 2, head_width, self.context_width))
@@ -116,7 +121,8 @@ class ElasticAttention(nn.Module):
         q_bias: Tensor | None = self.q_bias
         kv_bias: Tensor | None = self.kv_bias
         plain = not (self.rotary or causal) and padding_BS is None
-        skips = plain and self.queries_per_key == 1 and self.kept is None and self.head_scale_BN is None
+        whole = self.kept is not None or self.head_scale_BN is not None or self.quantisation is not None
+        skips = plain and self.queries_per_key == 1 and not whole
         if open_BN is not None and skips:
             openings = Openings.of(open_BN, context_BSE)
             if not openings.live:
@@ -128,6 +134,12 @@ class ElasticAttention(nn.Module):
             kv_bias = None if kv_bias is None else openings.live_only(kv_bias)
             if open_BN is not None and len(open_BN) == 1:
                 o, open_BN = o * open_BN[0, :, None, None].to(o.dtype), None
+        if self.quantisation is not None:
+            own = context_BSE is x_BTD
+            x_BTD = rounded_input(x_BTD, self.quantisation)
+            context_BSE = x_BTD if own else rounded_input(context_BSE, self.quantisation)
+            q = rounded_weight(q.flatten(0, 1), self.quantisation).view_as(q)
+            kv = rounded_weight(kv.flatten(0, 2), self.quantisation).view_as(kv)
         q_BTNH, kv_BSG2H = self._project(x_BTD, context_BSE, (q, q_bias), (kv, kv_bias))
         if plain and short_attention.serves(q_BTNH, kv_BSG2H):
             mixed_BTNH = short_attention.attend(q_BTNH, kv_BSG2H)
@@ -141,7 +153,7 @@ class ElasticAttention(nn.Module):
             self.kept.append((mixed_BTNH.detach(), o.detach()))
         if self.head_scale_BN is not None:
             mixed_BTNH = mixed_BTNH * self.head_scale_BN[:, None, :, None]
-        return F.linear(mixed_BTNH.flatten(2), o.flatten(0, 1).t(), self.o_bias)
+        return product(mixed_BTNH.flatten(2), o.flatten(0, 1).t(), self.o_bias, self.quantisation)
 
     def _of_pairs(self, x_BTD: Tensor, context_BSE: Tensor, q: Tensor, kv: Tensor, o: Tensor, pairs: Pairs) -> Tensor:
         """Pairs of a head and a row that it is open to take the place of rows and heads."""

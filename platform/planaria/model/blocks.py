@@ -5,32 +5,38 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from planaria.blueprint import Quantisation
 from planaria.model.attention import ElasticAttention
 from planaria.model.differences import Difference
 from planaria.model.gates import Gate
+from planaria.model.rounding import product
 from planaria.model.skipping import mlp_where_open
 
 
 class Mlp(nn.Module):
     """Two linear layers with a GELU between."""
 
-    def __init__(self, width: int, mlp_width: int) -> None:
+    def __init__(self, width: int, mlp_width: int, quantisation: Quantisation | None = None) -> None:
         super().__init__()
+        self.quantisation = quantisation
+        """How weights and what they are multiplied by are rounded, if they are."""
         self.into = nn.Linear(width, mlp_width)
         self.out = nn.Linear(mlp_width, width)
+        self.hidden = nn.Identity()
+        """What watches the hidden units hooks in here."""
 
     def forward(self, x_BQD: Tensor, difference: Difference | None = None, open_BK: Tensor | None = None) -> Tensor:
         """`difference` is what is added to the weights `into` and `out` in this pass; `open_BK` is how far each of K
         blocks of hidden units is open to each row."""
-        if difference is None and open_BK is None:
-            out_BQD: Tensor = self.out(F.gelu(self.into(x_BQD)))
-            return out_BQD
         into, out = self.into.weight, self.out.weight
         if difference is not None:
             into, out = difference.added("into", into), difference.added("out", out)
-        if open_BK is not None:
+        if open_BK is not None and self.quantisation is None:
             return mlp_where_open(x_BQD, into, self.into.bias, out, self.out.bias, open_BK)
-        return F.linear(F.gelu(F.linear(x_BQD, into, self.into.bias)), out, self.out.bias)
+        hidden_BQM = self.hidden(F.gelu(product(x_BQD, into, self.into.bias, self.quantisation)))
+        if open_BK is not None:
+            hidden_BQM = hidden_BQM * open_BK.repeat_interleave(len(into) // open_BK.shape[1], 1)[:, None]
+        return product(hidden_BQM, out, self.out.bias, self.quantisation)
 
 
 class Block(nn.Module):

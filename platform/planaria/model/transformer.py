@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from planaria.blueprint import PARTS, Blueprint, Part
+from planaria.blueprint import PARTS, Blueprint, Part, Quantisation
 from planaria.errors import InputError
 from planaria.model.attention import ElasticAttention
 from planaria.model.blocks import Block, Mlp
@@ -111,6 +112,12 @@ class ElasticTransformer(nn.Module):
                 setattr(block, f"{part}_difference", fresh_difference(blueprint, part, layer))
             block.gate = fresh_gate(blueprint, layer)
 
+    def quantise(self, quantisation: Quantisation | None) -> None:
+        """Compute so from now on."""
+        self.blueprint = replace(self.blueprint, quantisation=quantisation)
+        for layer in range(self.blueprint.layers):
+            self.block(layer).attention.quantisation = self.block(layer).mlp.quantisation = quantisation
+
     def observe(self, features: Mapping[str, Tensor]) -> None:
         """Update running statistics of the inputs with a whole batch (equal on every worker)."""
         self.input.observe(features)
@@ -144,8 +151,9 @@ def build(blueprint: Blueprint, seed: int = 0, initialisation: Initialisation = 
 def fresh_part(blueprint: Blueprint, part: Part, layer: int) -> nn.Module:
     """One of the layer's shapes."""
     if part == "attention":
-        return ElasticAttention(blueprint.width, blueprint.heads[layer], blueprint.head_width)
-    return Mlp(blueprint.width, blueprint.mlp_width_of(layer))
+        sizes = blueprint.width, blueprint.heads[layer], blueprint.head_width
+        return ElasticAttention(*sizes, quantisation=blueprint.quantisation)
+    return Mlp(blueprint.width, blueprint.mlp_width_of(layer), blueprint.quantisation)
 
 
 def fresh_gate(blueprint: Blueprint, layer: int) -> Gate | None:

@@ -20,6 +20,7 @@ from planaria.blueprint import (
     GrowOutputs,
     Part,
     Prune,
+    Quantise,
     RecycleHead,
     Restore,
     SetGate,
@@ -82,6 +83,8 @@ def operate(
         set_gate(model, after, follow, calibration)
     elif isinstance(edit, Restore):
         _restore(model, weights, after, follow)
+    elif isinstance(edit, Quantise):
+        model.quantise(after.quantisation)
     else:
         raise TypeError(f"no surgery for {edit!r}")
     model.blueprint = after

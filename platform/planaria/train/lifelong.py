@@ -25,7 +25,16 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from planaria.blueprint import BEFORE_EDIT, Blueprint, Edit, GrowOutputs, Restore, edit_from_dict
+from planaria.blueprint import (
+    BEFORE_EDIT,
+    Blueprint,
+    Edit,
+    GrowOutputs,
+    Quantisation,
+    Quantise,
+    Restore,
+    edit_from_dict,
+)
 from planaria.control import Controller, Evidence, Measurement, Trial
 from planaria.control.judge import Exchange
 from planaria.control.judges import judge_for
@@ -165,6 +174,7 @@ class Lifelong:
             mlp_of=policy.sharing.owners("mlp", model.layers),
             difference_rank=policy.sharing.difference_rank,
             gates=None if policy.gate is None else policy.gate.gates,
+            quantisation=self._quantisation_due,
         )
         self._install(blueprint)
         self.reading.begin(self.model, self._tensors(first.select(slice(self._step_rows))))
@@ -217,6 +227,10 @@ class Lifelong:
         self._settle_where_told(rows)
         if self.task == "classification" and len(self.stream.labels) > self.blueprint.outputs:
             self._edit(GrowOutputs(len(self.stream.labels)), "new label", "the stream brought a label not seen before")
+        due = self._quantisation_due
+        if due is not None and self.blueprint.quantisation is None:
+            self._edit(Quantise(due), "quantise", "the policy's last phase: the model learns as it will be exported")
+            self.monitor.adapted(self.row)
         left_context = self.evaluator.take(rows)
         if left_context:
             self.evaluator.measure(self.group.spread, self._score)
@@ -249,6 +263,14 @@ class Lifelong:
             return job.batch_rows
         least = max(_FIRST_STEP_ROWS, self.shards)
         return min(job.batch_rows, max(least, int(job.batch_fraction * self.row)))
+
+    @property
+    def _quantisation_due(self) -> Quantisation | None:
+        """What the policy asks for by now."""
+        quantise = self.job.policy.quantise
+        if quantise is None or self.row < quantise.first_row(self.job.samples):
+            return None
+        return quantise.quantisation
 
     def _next_rows(self, stop: bool, most: int) -> Rows | None:
         """The step's rows, as many on every worker; None where the run was stopped while it waited for rows."""

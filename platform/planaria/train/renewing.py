@@ -53,7 +53,7 @@ class Renewing:
         hooks = []
         for at, (layer, group) in enumerate(layers.items()):
             watch = partial(lambda at, uses, _, inputs: note(at, uses, inputs), at, len(group))
-            hooks.append(model.block(layer).mlp.out.register_forward_pre_hook(watch))
+            hooks.append(model.block(layer).mlp.hidden.register_forward_pre_hook(watch))
         try:
             yield
         finally:
