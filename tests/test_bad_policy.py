@@ -17,6 +17,7 @@ BY_ITSELF = [
     ("heads: {maxx: 4}", "heads.maxx: unknown key (did you mean 'max'?)"),
     ("sharing: {atention: all}", "sharing.atention: unknown key (did you mean 'attention'?)"),
     ("gate: {fraction: 0.5}", "gate.fraction: unknown key (did you mean 'active_fraction'?)"),
+    ("quantise: {bit: 8}", "quantise.bit: unknown key (did you mean 'bits'?)"),
     ("budget: {mean_head: 2}", "budget.mean_head: unknown key (did you mean 'mean_heads'?)"),
     ("controller: {knd: none}", "controller.knd: unknown key (did you mean 'kind'?)"),
     ("detector: {input: null}", "detector.input: unknown key (did you mean 'inputs'?)"),
@@ -62,6 +63,7 @@ BY_ITSELF = [
     ("detector: {recurring: 1}", "detector.recurring: 1 is not allowed; give true or false"),
     ("detector: {loss: true}", "detector.loss: true is not allowed; give keys under it: page_hinkley_threshold, "),
     ("gate: true", "gate: true is not allowed; give keys under it: kind, per, "),
+    ("quantise: 8", "quantise: 8 is not allowed; give keys under it: bits, activations, from_samples, last_fraction"),
     ("learner: {memory: none}", "learner.memory: 'none' is not allowed; give keys under it: kind, rows, by_concept"),
     ("learner: {protect: ewc}", "learner.protect: 'ewc' is not allowed; give keys under it: kind, "),
     ("learner: {protect: {kind: [ewc]}}", 'learner.protect.kind: ["ewc"] is not allowed; give ewc, si or lwf'),
@@ -86,6 +88,12 @@ BY_ITSELF = [
     ("heads: {cooldown_samples: -1}", "heads.cooldown_samples: -1 is not allowed; give a whole number of at least 0"),
     ("budget: {mean_heads: .inf}", "budget.mean_heads: Infinity is not allowed; give a number above 0 or null"),
     ("gate: {active_fraction: 1}", "gate.active_fraction: 1 is not allowed; give a number above 0 and below 1"),
+    ("quantise: {bits: 2}", "quantise.bits: 2 is not allowed; give a whole number of at least 4 and of at most 8"),
+    (
+        "quantise: {activations: row}",
+        "quantise.activations: 'row' is not allowed; give token or tensor",
+    ),
+    ("quantise: {last_fraction: 0}", "quantise.last_fraction: 0 is not allowed; give a number above 0 and of at most "),
     ("detector: {inputs: {window_rows: 8}}", "detector.inputs.window_rows: 8 is not allowed; give a whole number of "),
     ("learner: {memory: {rows: -5}}", "learner.memory.rows: -5 is not allowed; give a whole number of at least 0"),
     ("learner: {learning_rate: 1e-3x}", "learner.learning_rate: '1e-3x' is not allowed; give a number above 0"),
@@ -114,6 +122,10 @@ BY_ITSELF = [
         "sharing.difference_rank is 2 but no layers share; set sharing.attention or sharing.mlp, or remove it",
     ),
     ("gate: {}\nlearner: {renew: {}}", "gate and learner.renew are both given, but renew judges hidden units by all "),
+    (
+        "quantise: {from_samples: 500, last_fraction: 0.1}",
+        "quantise: from_samples is 500 and last_fraction is 0.1, which both say when it begins; remove one",
+    ),
     (
         "learner: {loss: der, memory: {rows: 0}}",
         "learner: loss is der but memory.rows is 0; give the memory rows or choose loss: er",
@@ -186,6 +198,10 @@ IN_A_JOB = [
         "prune.fine is 0.8, but where every layer keeps heads.min 4 and a hidden unit, 0.",
     ),
     (
+        "quantise: {}",
+        "quantise begins at a share of the job's samples, but there are none; give samples, or policy.quantise.from_",
+    ),
+    (
         "learner: {loss: er_ace}",
         "learner.loss is er_ace, which compares classes, but stream.task is regression; choose er",
     ),
@@ -233,6 +249,12 @@ def test_a_policy_written_in_the_job_or_on_the_command_line_is_named_so(here: Pa
     assert said("job.yaml", "policy.sharing.mlp=[0]") == f"command line: {words}"
     Path("job.yaml").write_text(Path("job.yaml").read_text().replace("own.yaml", "{sharing: {mlp: [0]}}"))
     assert said("job.yaml") == f"job.yaml: {words}"
+
+
+def test_a_policy_that_quantises_needs_float32(here: Path) -> None:
+    Path("own.yaml").write_text("quantise: {from_samples: 100}\n")
+    words = "quantise is given, and bfloat16 would round what it rounds a second time; set model.precision to float32"
+    assert words in said("job.yaml", "model.precision=bfloat16")
 
 
 @pytest.mark.parametrize(

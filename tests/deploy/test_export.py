@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import pytest
 import torch
 
 import planaria
-from planaria.blueprint import Blueprint, Gates
+from planaria.blueprint import Blueprint, Gates, Quantisation
 from planaria.cli import BAD_INPUT, DONE, call
 from planaria.deploy.export import Exported, write_checked
 from planaria.deploy.formats import format_of
-from planaria.deploy.plain import PlainModel
+from planaria.deploy.plain import PlainModel, input_names
 from planaria.deploy.source import Source
 from planaria.deploy.weights import Weights
 from planaria.errors import InputError, RunError
@@ -64,6 +65,7 @@ def picture_blueprint(kind: str) -> Blueprint:
 
 
 def exported(blueprint: Blueprint, to: str, place: Path) -> Exported:
+    place.mkdir(exist_ok=True)
     return write_checked(source(blueprint), to, place / f"made{format_of(to).suffix}")
 
 
@@ -88,9 +90,50 @@ def test_every_kind_of_model_is_followed_for_any_number_of_rows(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", CHOICES)
 @pytest.mark.parametrize("blueprint", [table_blueprint, picture_blueprint])
-def test_8_bits_answer_nearly_as_before(tmp_path: Path, blueprint: Any) -> None:
-    assert 0 < exported(blueprint("shared"), "int8", tmp_path).difference < 0.05
+def test_8_bits_answer_nearly_as_before(tmp_path: Path, blueprint: Any, kind: str) -> None:
+    assert 0 < exported(blueprint(kind), "int8", tmp_path).difference < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantisation", [Quantisation(8, "token"), Quantisation(4, "tensor")])
+@pytest.mark.parametrize("blueprint", [table_blueprint, picture_blueprint])
+def test_the_file_of_a_quantised_model_is_much_closer_to_it_than_float32_is(
+    tmp_path: Path, blueprint: Any, quantisation: Quantisation
+) -> None:
+    live = source(replace(blueprint("readout"), quantisation=quantisation))
+    features = {name: torch.from_numpy(column) for name, column in live.features.items()}
+    path = tmp_path / "made.int8.onnx"
+    made = write_checked(live, "int8", path)
+    assert live.model.blueprint.quantisation == quantisation, "as it was"
+    answer = format_of("int8").read(path)([live.features[name] for name in input_names(live.model.blueprint)])
+    with torch.no_grad():
+        quantised = live.model(features)
+        live.model.quantise(None)
+        whole = live.model(features)
+    from_live = np.abs(answer - quantised.numpy()).mean()
+    assert from_live < 0.2 * (quantised - whole).abs().mean().item()
+    assert made.difference < 0.05
+
+
+@pytest.mark.slow
+def test_4_bits_take_half_the_bytes_of_the_weights_that_8_take(tmp_path: Path) -> None:
+    shape = Blueprint("classification", 64, 16, 128, (4,) * 2, 3, image_shape=(1, 8, 6), patch=4)
+    eight, four = (
+        exported(replace(shape, quantisation=Quantisation(bits, "token")), "int8", tmp_path / str(bits))
+        for bits in (8, 4)
+    )
+    weights = 2 * (4 * 64 * 64 + 2 * 64 * 128)
+    assert eight.bytes - four.bytes == pytest.approx(weights / 2, rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_quantised_model_goes_with_torch_export_and_is_no_float32_onnx(tmp_path: Path) -> None:
+    shape = replace(picture_blueprint("shared"), quantisation=Quantisation(8, "token"))
+    assert exported(shape, "torch-export", tmp_path).difference <= 1e-5
+    with pytest.raises(InputError, match="computes in float32, but this model is quantised; use --to int8"):
+        exported(shape, "onnx", tmp_path)
 
 
 def test_a_model_that_a_format_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,45 +178,58 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 WITHOUT = """
 import json, sys
-sys.modules["planaria"] = None
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "planaria":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+try:
+    import planaria
+except ModuleNotFoundError:
+    pass
+else:
+    sys.exit("planaria is there")
 import numpy as np
-import torch
-about = json.load(open(sys.argv[1] + ".json"))
-given = {"numeric": np.array([[2.0, 0.0], [-2.0, np.nan]], np.float32), "categorical": np.array([[1], [0]])}
-rows = [given[one["name"]].astype(one["dtype"]) for one in about["inputs"]]
-if sys.argv[1].endswith(".pt2"):
-    answer = torch.export.load(sys.argv[1]).module()(*map(torch.from_numpy, rows)).detach().numpy()
+path, given, made = sys.argv[1:]
+about, rows = json.load(open(path + ".json")), np.load(given)
+tables = [rows[one["name"]].astype(one["dtype"]) for one in about["inputs"]]
+if path.endswith(".pt2"):
+    import torch
+    model = torch.export.load(path).module()
+    answer = lambda few: model(*map(torch.from_numpy, few)).detach().numpy()
 else:
     import onnxruntime
-    names = [one["name"] for one in about["inputs"]]
-    answer = onnxruntime.InferenceSession(sys.argv[1]).run(None, dict(zip(names, rows)))[0]
-print(json.dumps([[about["labels"][n] for n in answer.argmax(1)], answer.tolist(), about["categories"]]))
+    session, names = onnxruntime.InferenceSession(path), [one["name"] for one in about["inputs"]]
+    answer = lambda few: session.run(None, dict(zip(names, few)))[0]
+np.savez(made, **{str(count): answer([table[:count] for table in tables]) for count in (1, 7, 64)})
+print(json.dumps([about["labels"], about["categories"]]))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("to", "file", "close"),
-    [
-        ("torch-export", "torch-export.pt2", 1e-4),
-    ],
-)
-def test_a_file_is_usable_where_planaria_is_not_there(run: Path, to: str, file: str, close: float) -> None:
-    made = planaria.export(run, to)
-    assert made.path == str(run / "export" / file)
-    command = [sys.executable, "-c", WITHOUT, made.path]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    labels, answer, categories = json.loads(done.stdout.splitlines()[-1])
+@pytest.mark.parametrize(("to", "close"), [("torch-export", 1e-5), ("onnx", 1e-5), ("int8", 0.05)])
+def test_a_file_answers_as_the_live_model_where_planaria_is_not_there(
+    run: Path, tmp_path: Path, to: str, close: float
+) -> None:
+    made = planaria.export(run, to, tmp_path / f"made{format_of(to).suffix}")
+    random = np.random.default_rng(1)
+    numeric = random.normal(size=(64, 2)).astype(np.float32)
+    numeric[::5, 0] = np.nan
+    given = {"numeric": numeric, "categorical": random.integers(0, 3, (64, 1))}
+    np.savez(tmp_path / "given.npz", **given)
+    command = [sys.executable, "-c", WITHOUT, made.path, str(tmp_path / "given.npz"), str(tmp_path / "made.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     model, encoding = load_model(run / "model")
-    rows = {
-        "numeric": torch.tensor([[2.0, 0.0], [-2.0, torch.nan]]),
-        "categorical": torch.tensor([[1], [0]]),
-    }
-    with torch.no_grad():
-        live = model(rows)
-    assert np.abs(live.numpy() - np.array(answer)).max() <= close
-    assert labels == [encoding["labels"][number] for number in live.argmax(1)]
-    assert categories == encoding["stream"]["categories"]
+    answers = np.load(tmp_path / "made.npz")
+    for count in (1, 7, 64):
+        with torch.no_grad():
+            live = model({name: torch.from_numpy(column[:count]) for name, column in given.items()})
+        assert answers[str(count)].shape == live.shape
+        assert np.abs(live.numpy() - answers[str(count)]).max() <= close
+    assert json.loads(done.stdout) == [encoding["labels"], encoding["stream"]["categories"]]
 
 
 def test_the_command_writes_a_folder_that_loads_and_says_what_it_measured(

@@ -1,8 +1,8 @@
 """ONNX whose attention and MLPs multiply whole numbers: weights of 8 bits or fewer, activations of 8.
 
 What is rounded, and to what, is what planaria.model.rounding does in training. Embeddings, norms, gates, the output
-layer and a readout stay float32. Weights are written as unsigned numbers around a zero point: ONNX Runtime adds pairs of
-products of signed ones in 16 bits on processors without VNNI, where they overflow.
+layer and a readout stay float32. Weights are written as unsigned numbers around a zero point: ONNX Runtime adds pairs
+of products of signed ones in 16 bits on processors without VNNI, where they overflow.
 
 Legend: F output channels, K inputs of a product.
 """
@@ -50,7 +50,9 @@ class Int8(OnnxFile):
         rewriting = _Rewriting(graph, quantisation or AFTER_TRAINING)
         rewriting.run()
         if rewriting.products != _PRODUCTS_OF_LAYER * model.blueprint.layers:
-            raise RuntimeError(f"{rewriting.products} products of weights were found in {model.blueprint.layers} layers")
+            raise RuntimeError(
+                f"{rewriting.products} products of weights were found in {model.blueprint.layers} layers"
+            )
         onnx.save(graph, path)
 
 
@@ -120,7 +122,9 @@ class _Rewriting:
         if not narrow:
             self._add(q, (whole_KF + middle).astype(np.uint8))
             return
-        packed = helper.make_tensor(f"{q}4", _type("UINT4"), whole_KF.shape, (whole_KF + middle).flatten().tolist())
+        numbers = np.resize((whole_KF + middle).astype(np.uint8).flatten(), whole_KF.size + whole_KF.size % 2)
+        two = (numbers[::2] | numbers[1::2] << 4).tobytes()
+        packed = helper.make_tensor(f"{q}4", _type("UINT4"), whole_KF.shape, two, raw=True)
         self._constants[packed.name] = packed
         yield _node("Cast", [packed.name], q, to=_type("UINT8"))
 
