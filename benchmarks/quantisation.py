@@ -1,6 +1,6 @@
 """What weights and activations of few bits cost in accuracy, after training and learned, and what their files save.
 
-    python -m benchmarks.quantisation                              both streams, seeds 0 to 4 (some 15 minutes of a core)
+    python -m benchmarks.quantisation                            both streams, seeds 0 to 4 (some 15 minutes of a core)
     python -m benchmarks.quantisation --streams shuttle --seeds 0
 
 The model and the streams of benchmarks.techniques, at the learning rates that its plain model has in
@@ -159,7 +159,9 @@ def main() -> None:
         for seed in arguments.seeds:
             life, models, run = lives(stream, seed)
             found.append(life)
-        results[stream] = {"seeds": arguments.seeds, "models": summed_up(found), "files": files(models, run)}
+            results[stream] = {"seeds": arguments.seeds[: len(found)], "models": summed_up(found)}
+            arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        results[stream]["files"] = files(models, run)
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
         print(json.dumps(results[stream], indent=1), flush=True)
 
