@@ -134,7 +134,7 @@ def _run_trials(campaign: Campaign, folder: Path, tell: Tell) -> bool:
         of_a_trial = {"cpu": campaign.cpus_per_trial, "gpu": campaign.gpus_per_trial}
         trainable = ray.tune.with_resources(
             ray.tune.with_parameters(tune_trial, around=around),
-            {"cpu": 0} if campaign.workers_per_trial else of_a_trial,
+            {"memory": 1} if campaign.workers_per_trial else of_a_trial,  # its workers ask for what they need
         )
         tuner = ray.tune.Tuner(
             trainable,
@@ -150,8 +150,7 @@ def _run_trials(campaign: Campaign, folder: Path, tell: Tell) -> bool:
             ),
         )
         tuner.fit()
-    done = len(read_trials(folder))
-    return done + searcher.stopped_early < campaign.trials
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) < campaign.trials
 
 
 def _scheduler(campaign: Campaign) -> Any:

@@ -28,8 +28,6 @@ class StudySearcher(Searcher):
         self._cut_off: list[FrozenTrial] = [one for one in study.trials if one.state == TrialState.RUNNING]
         self._begun = sum(one.state != TrialState.WAITING for one in study.trials)
         self._open: dict[str, int] = {}
-        self.stopped_early = sum(one.state == TrialState.PRUNED for one in study.trials)
-        """Trials that fell behind."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self._cut_off:
@@ -56,7 +54,6 @@ class StudySearcher(Searcher):
         elif error or result is None:
             self._study.tell(number, state=TrialState.FAIL)
         else:
-            self.stopped_early += 1
             self._study.tell(number, state=TrialState.PRUNED)
 
     def save(self, checkpoint_path: str) -> None:
@@ -74,8 +71,6 @@ class PopulationSearcher(Searcher):
         self._study, self._campaign, self._folder = study, campaign, folder
         self._population = Population(campaign, folder, draw_all(study, campaign))
         self._open: dict[str, int] = {}
-        self.stopped_early = 0
-        """No trial falls behind here."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         to_live = self._population.to_live()

@@ -13,7 +13,7 @@ import torch
 
 from planaria.errors import InputError, RunError
 from planaria.job import Job
-from planaria.plain_yaml import dump_yaml
+from planaria.plain_yaml import dump_yaml, one_line
 from planaria.ranges import Value
 from planaria.search.campaign import OBJECTIVES, Campaign, job_of
 from planaria.search.places import folder_of, write_result
@@ -154,7 +154,6 @@ def _mean(name: str, summaries: Sequence[Mapping[str, Any]]) -> float | None:
 def tune_trial(config: Mapping[str, Any], around: Mapping[str, Any]) -> None:
     """Ray Tune's trainable. `around` holds the campaign as JSON, folders, and where in the object store rows are."""
     import ray
-    import ray.tune
 
     torch.set_num_threads(1)
     here = Around(
@@ -164,6 +163,22 @@ def tune_trial(config: Mapping[str, Any], around: Mapping[str, Any]) -> None:
         around["behind"],
         ray.get(list(around["loaded"])),
     )
+    try:
+        _live_on_tune(here, config)
+    except (InputError, RunError):
+        raise
+    except Exception as error:  # whatever it is, the campaign goes on, and says why this one did not
+        reason, place = one_line(f"{type(error).__name__}: {error}"), folder_of(here.folder, config["number"])
+        if "turn" in config:
+            write_leg(place, config["turn"], {"status": "failed", "reason": reason})
+        else:
+            write_result(place, config["number"], config["settings"], {"status": "failed", "reason": reason})
+        raise
+
+
+def _live_on_tune(here: Around, config: Mapping[str, Any]) -> None:
+    import ray.tune
+
     if "turn" in config:
         over = live_leg(here, config["number"], config["turn"])
         ray.tune.report({"finished": over})

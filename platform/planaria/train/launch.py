@@ -271,7 +271,7 @@ def run_on_workers(
     summary. `name` is one that no other run of the cluster has, `report` is given a glance at the run now and then.
     Raises InputError and RunError."""
     os.environ.update({key: os.environ.get(key, value) for key, value in _RAY_ENVIRONMENT.items()})
-    seen = -1
+    seen = 0
 
     def look() -> None:
         nonlocal seen
