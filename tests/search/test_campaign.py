@@ -23,6 +23,7 @@ from planaria.search.campaign import check, dump_campaign, job_of
 from planaria.search.outcome import front
 from planaria.search.places import folder_of, lives_in, read_trials
 from planaria.search.policies import policy_text
+from planaria.search.run import trials_at_once
 from planaria.search.searcher import StudySearcher
 from planaria.search.space import draw, open_study
 from planaria.search.trial import Around, live_trial
@@ -195,6 +196,42 @@ def test_a_trial_that_cannot_be_says_why(campaign: Campaign, tmp_path: Path) -> 
         )
     (trial,) = read_trials(tmp_path)
     assert trial["status"] == "failed" and "no layers share" in trial["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "resources", "at_once"),
+    [
+        ({}, {"CPU": 2}, 2),
+        ({"cpus_per_trial": 0.5}, {"CPU": 2}, 4),
+        ({"cpus_per_trial": 0.5, "at_once": 3}, {"CPU": 2}, 3),
+        ({"gpus_per_trial": 0.25}, {"CPU": 16, "GPU": 1}, 4),
+        ({"workers_per_trial": 2, "gpus_per_trial": 1}, {"CPU": 16, "GPU": 8}, 4),
+        ({"gpus_per_trial": 0.5}, {"CPU": 2}, "gpus_per_trial: a trial needs 0.5 but the cluster has 0"),
+        ({"workers_per_trial": 4}, {"CPU": 2}, "cpus_per_trial: a trial needs 4 but the cluster has 2"),
+    ],
+)
+def test_as_many_trials_run_at_a_time_as_fit(
+    change: dict[str, Any], resources: dict[str, float], at_once: int | str, written: Callable[..., Path]
+) -> None:
+    campaign = load_campaign(written(**change))
+    if isinstance(at_once, int):
+        assert trials_at_once(campaign, resources) == at_once
+        return
+    with pytest.raises(InputError) as error:
+        trials_at_once(campaign, resources)
+    assert at_once in str(error.value)
+
+
+def test_a_trial_that_is_taught_waits_for_those_that_teach_it(written: Callable[..., Path], tmp_path: Path) -> None:
+    campaign = load_campaign(written(teach=True, settings={"policy.controller.kind": "learned"}))
+    searcher = StudySearcher(open_study(campaign, tmp_path), campaign, behind=2)
+    assert [handed["number"] for handed in map(searcher.suggest, "ab") if handed] == [0, 1]
+    assert searcher.suggest("c") is None, "trial 2 is taught by trial 0, which goes on"
+    searcher.on_trial_complete("b", {"finished": True, "prequential_accuracy": 0.5, "parameters_mean": 7.0})
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("a", None, error=True)
+    handed = searcher.suggest("c")
+    assert handed is not None and handed["number"] == 2
 
 
 def test_a_campaign_survives_a_kill_and_failing_trials_and_is_recorded(

@@ -22,7 +22,12 @@ def lives_in(place: Path) -> list[Path]:
 
 def read_trials(folder: Path) -> list[dict[str, Any]]:
     """All trials that have ended, by number."""
-    return [json.loads(path.read_text()) for path in sorted((folder / TRIALS).glob(f"*/{RESULT}"))]
+    return [json.loads(path.read_text()) for path in ended_in(folder)]
+
+
+def ended_in(folder: Path) -> list[Path]:
+    """The files that say how trials ended, by number."""
+    return sorted((folder / TRIALS).glob(f"*/{RESULT}"))
 
 
 def write_result(place: Path, number: int, settings: Mapping[str, Any], rest: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from planaria.record.tracking import check_tracking_uri
 from planaria.search.campaign import Campaign, check, dump_campaign, job_of, load_campaign
 from planaria.search.history import CAMPAIGN, RUNNING, SUMMARY
 from planaria.search.outcome import write_outcome
-from planaria.search.places import read_trials
+from planaria.search.places import ended_in
 from planaria.search.record import CampaignRecord
 from planaria.search.report import write_campaign_report
 from planaria.search.trial import tune_trial
@@ -117,7 +117,7 @@ def _run_trials(campaign: Campaign, folder: Path, tell: Tell) -> bool:
     with _ray(campaign.workers_per_trial > 0), _told(folder, campaign, tell):
         import ray.tune
 
-        at_once = _at_once(campaign, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        at_once = trials_at_once(campaign, ray.cluster_resources())  # type: ignore[no-untyped-call]
         behind = 2 * at_once
         searcher: PopulationSearcher | StudySearcher = (
             StudySearcher(study, campaign, behind)
@@ -169,7 +169,7 @@ def _scheduler(campaign: Campaign) -> Any:
     )
 
 
-def _at_once(campaign: Campaign, resources: Mapping[str, float]) -> int:
+def trials_at_once(campaign: Campaign, resources: Mapping[str, float]) -> int:
     """Trials that run at a time. Raises InputError where not even one fits."""
     each = max(1, campaign.workers_per_trial)
     wanted = {"CPU": campaign.cpus_per_trial * each, "GPU": campaign.gpus_per_trial * each}
@@ -232,15 +232,17 @@ def _ray(dashboard: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _told(folder: Path, campaign: Campaign, tell: Tell) -> Iterator[None]:
     """While the body runs, a thread says what each trial came to when it ends, and records it."""
-    over, known = threading.Event(), {trial["number"] for trial in read_trials(folder)}
+    over, known = threading.Event(), set(ended_in(folder))
     record = CampaignRecord(campaign, folder)
 
     def look() -> None:
-        for trial in read_trials(folder):
-            if trial["number"] not in known:
-                known.add(trial["number"])
-                tell(_line(trial, campaign, len(known)))
-        record.send_trials()
+        new = [path for path in ended_in(folder) if path not in known]
+        for path in new:
+            trial = json.loads(path.read_text())
+            known.add(path)
+            tell(_line(trial, campaign, len(known)))
+        if new:
+            record.send_trials()
 
     def watch() -> None:
         while not over.wait(_POLL_S):
