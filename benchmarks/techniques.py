@@ -17,6 +17,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -141,7 +142,6 @@ def run(task: tuple[str, str, float, int]) -> dict[str, Any]:
 def in_use(folder: RunFolder, job: Job) -> dict[str, float]:
     """What the run's last model uses of itself on held-out rows, and its times against the plain model's."""
     import torch
-    import torch.nn.functional as F
     from safetensors.torch import load_file
 
     checkpoint = max(folder.path.glob("checkpoints/*/"))
@@ -156,6 +156,14 @@ def in_use(folder: RunFolder, job: Job) -> dict[str, float]:
     shares: list[float] = []
     if model.blueprint.gates is not None:
         shares = [share for layer in openings(model, features) for share in (layer != 0).double().mean(0).tolist()]
+    return {"active": active_parameters(model.blueprint, shares), **times_beside_plain(model, features)}
+
+
+def times_beside_plain(model: ElasticTransformer, features: Mapping[str, Any]) -> dict[str, float]:
+    """CPU time of passes over rows, over that of the plain model of the same input, both taken in turn."""
+    import torch
+    import torch.nn.functional as F
+
     heads = (4,) * model.blueprint.layers
     plain = build(replace(model.blueprint, gates=None, heads=heads, mlp_width=128, mlp_widths=()))
     target = torch.zeros(TIMED_ROWS, dtype=torch.int64)
@@ -171,7 +179,7 @@ def in_use(folder: RunFolder, job: Job) -> dict[str, float]:
             output = which({name: column[low : low + rows] for name, column in features.items()})
             F.cross_entropy(output, target[low : low + rows]).backward()
 
-    found = {"active": active_parameters(model.blueprint, shares)}
+    found = {}
     for name, work, rows in (("forward", forward, 256), ("forward_64", forward, 64), ("backward", both, 64)):
         works = {"own": partial(work, model, rows), "plain": partial(work, plain, rows)}
         seconds = alternate(works, TIMED_ROUNDS)
@@ -235,7 +243,7 @@ def compared(ours: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[st
     }
 
 
-def _write(found: list[dict[str, Any]], out: Path) -> None:
+def write(found: list[dict[str, Any]], out: Path) -> None:
     """In the place of earlier rows of the same technique on the same stream; all others stay."""
     done = {(row["stream"], row["technique"]) for row in found}
     earlier = json.loads(out.read_text()) if out.exists() else []
@@ -276,7 +284,7 @@ def main() -> None:
                 shown += ["forward_256_of_plain", "steps_of_plain"]
                 table.add_row(name, str(rates[name]), *(str(row[key]) for key in shown))
             console.print(table)
-            _write(found, arguments.out)
+            write(found, arguments.out)
 
 
 if __name__ == "__main__":

@@ -68,13 +68,14 @@ def test_the_least_go_first_and_no_layer_loses_all() -> None:
     }
     scores["mlp", 1] = [0.1 * unit for unit in range(8)]
     scores["attention", 1] = [5.0, 0.01, 0.02]
-    left = PLAIN.prunable - 2 * 256 - 3 * 33
+    left = PLAIN.prunable - 2 * 256 - 3 * 33 - 1
     assert least_missed(PLAIN, scores, left, 1) == Prune(((), (1, 2), ()), ((), (0, 1, 2), ()))
     assert least_missed(PLAIN, scores, left, 2) != least_missed(PLAIN, scores, left, 1), "layers may keep more"
     everything = least_missed(PLAIN, scores, 0, 1)
     assert everything is not None and everything.apply(PLAIN).heads == (1, 1, 1)
     assert everything.apply(PLAIN).mlp_width == 1 and 7 not in everything.units[1]
-    assert least_missed(PLAIN, scores, PLAIN.prunable - 32, 1) is None, "not even a hidden unit"
+    assert least_missed(PLAIN, scores, PLAIN.prunable - 16, 1) is None, "a hidden unit would be too much"
+    assert least_missed(PLAIN, scores, PLAIN.prunable - 17, 1) == Prune(((), (), ()), ((), (0,), ()))
 
 
 @st.composite
@@ -107,7 +108,8 @@ def test_what_is_chosen_fits_every_model_and_goes_as_far_as_it_may(case: tuple[B
     edit = least_missed(blueprint, saliency, left, least_heads)
     after = blueprint if edit is None else edit.apply(blueprint)
     after.check()
-    assert after.prunable >= left or after == blueprint
+    largest = max(4 * 4 * (16 + 2) + 3 * 16 + 4 * 4 * 2 * 3, 2 * 33 + 3 * 2 * 2 * 2)
+    assert after.prunable >= left - largest / 2 or after == blueprint
     assert all(now >= min(least_heads, was) for now, was in zip(after.heads, blueprint.heads, strict=True))
     again = least_missed(after, {k: [0.5] * _size(after, *k) for k in saliency}, left, least_heads)
     assert again is None, "nothing more could have gone"

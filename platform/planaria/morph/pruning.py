@@ -49,15 +49,15 @@ def sensitivities(
 
 
 def least_missed(blueprint: Blueprint, saliency: Saliency, left: int, least_heads: int) -> Prune | None:
-    """The heads and hidden units of least saliency, as many as can go with `left` parameters of such (see
-    `Blueprint.prunable`) or more staying; None where that is none. Layers keep `least_heads` heads, and a hidden unit;
-    blocks of units that have gates go on having one size."""
-    pieces = [
+    """The heads and hidden units of least saliency, until `left` parameters of such (see `Blueprint.prunable`) stay, as
+    nearly as whole ones can; None where that is none. Layers keep `least_heads` heads, and a hidden unit; blocks of
+    units that have gates go on having one size."""
+    ranked = sorted(
         (score, part, layer, numbers)
         for (part, layer), scores in saliency.items()
         for score, numbers in _pieces(part, scores, blueprint)
-    ]
-    spare, gone = blueprint.prunable - left, dict[tuple[Part, int], list[int]]()
+    )
+    spare, taken = blueprint.prunable - left, set[tuple[float, Part, int, tuple[int, ...]]]()
     cost = {key: _cost(blueprint, *key) for key in saliency}
     room = {
         (part, layer): blueprint.heads[layer] - least_heads
@@ -65,13 +65,16 @@ def least_missed(blueprint: Blueprint, saliency: Saliency, left: int, least_head
         else blueprint.mlp_width_of(layer) - _blocks(blueprint)
         for part, layer in saliency
     }
-    for _, part, layer, numbers in sorted(pieces):
-        key = part, layer
-        if cost[key] <= spare and room[key] >= len(numbers):
-            spare, room[key] = spare - cost[key], room[key] - len(numbers)
-            gone.setdefault(key, []).extend(numbers)
-    if not gone:
+    for share in (1.0, 0.5):  # first what goes in full, then the one that comes nearest to the rest
+        for piece in ranked:
+            _, part, layer, numbers = piece
+            key = part, layer
+            if piece not in taken and share * cost[key] <= spare and room[key] >= len(numbers):
+                spare, room[key] = spare - cost[key], room[key] - len(numbers)
+                taken.add(piece)
+    if not taken:
         return None
+    gone = {key: [n for _, part, layer, numbers in taken if (part, layer) == key for n in numbers] for key in saliency}
     heads, units = (
         tuple(tuple(sorted(gone.get((part, layer), ()))) for layer in range(blueprint.layers))
         for part in ("attention", "mlp")
