@@ -122,6 +122,12 @@ BY_ITSELF = [
         "sharing.difference_rank is 2 but no layers share; set sharing.attention or sharing.mlp, or remove it",
     ),
     ("gate: {}\nlearner: {renew: {}}", "gate and learner.renew are both given, but renew judges hidden units by all "),
+    ("adapters: {most: 0}", "adapters.most: 0 is not allowed; give a whole number of at least 1"),
+    ("adapters: {rank: 8}", "adapters.rank: unknown key; known here: units, most"),
+    (
+        "adapters: {}\ndetector: {loss: null, inputs: null, pairs: null}",
+        "adapters is given, one for each concept, but detector has no channel that would find one; give it one (",
+    ),
     (
         "quantise: {from_samples: 500, last_fraction: 0.1}",
         "quantise: from_samples is 500 and last_fraction is 0.1, which both say when it begins; remove one",

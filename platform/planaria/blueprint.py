@@ -103,6 +103,10 @@ class Blueprint:
     """Of each layer; () where all have `mlp_width`, which is else the widest."""
     quantisation: Quantisation | None = None
     """Of every layer; None computes in float32."""
+    adapters: int = 0
+    """Beside every layer's MLP."""
+    adapter_units: int = 0
+    """Hidden units of each of these."""
 
     def __post_init__(self) -> None:
         # one way to say each thing, so that equal models have equal blueprints
@@ -174,8 +178,9 @@ class Blueprint:
             for layer in range(self.layers)
         )
         gates = (d + 1) * sum(self.gates_of(layer) for layer in range(self.layers))
+        adapters = self.layers * self.adapters * self.adapter_units * (2 * d + 1)
         rest = self.layers * 4 * d + 2 * d + (d + 1) * self.outputs
-        return inputs + d + attention + mlp + differences + gates + rest
+        return inputs + d + attention + mlp + differences + gates + adapters + rest
 
     @property
     def prunable(self) -> int:
@@ -186,12 +191,13 @@ class Blueprint:
     @cached_property
     def flops_per_sample(self) -> int:
         """Multiply-adds x 2 of the transformer's forward pass, whose last layer answers for the class token alone; with
-        gates, of a row to which all are open."""
+        gates, of a row to which all are open. Of adapters all are computed; what routes rows is not counted."""
         d, t = self.width, self.tokens
         patches = 2 * (t - 1) * self.patch_values * d if self.image_shape is not None else 0
         total = patches + 2 * d * self.outputs
         for layer, heads in enumerate(self.heads):
             total += heads * self.flops_of_head(layer) + self.flops_of_mlp(layer) + 2 * d * self.gates_of(layer)
+            total += 4 * self._queries(layer) * d * self.adapters * self.adapter_units
         return total
 
     def flops_of_head(self, layer: int) -> int:
@@ -253,6 +259,8 @@ class Blueprint:
             self.quantisation.check()
         if self.difference_rank < 0:
             raise ValueError("difference_rank must not be negative")
+        if self.adapters < 0 or (self.adapters > 0) != (self.adapter_units > 0):
+            raise ValueError(f"adapters is {self.adapters} of {self.adapter_units} units; give at least 1 of both")
         if self.tokens < 2:
             raise ValueError("the input has no columns; name at least one feature")
         if min(self.readout_features, self.readout_concepts, self.readout_fading) < 0:
@@ -274,8 +282,10 @@ class Blueprint:
         difference_rank: int = 0,
         gates: Gates | None = None,
         quantisation: Quantisation | None = None,
+        adapters: tuple[int, int] = (0, 0),
     ) -> Blueprint:
-        """The blueprint of a model that reads such rows. `readout` is (features, concepts, fading)."""
+        """The blueprint of a model that reads such rows. `readout` is (features, concepts, fading), `adapters` is (how
+        many, units of each)."""
         return Blueprint(
             task=fields.task,
             width=width,
@@ -296,6 +306,8 @@ class Blueprint:
             difference_rank=difference_rank,
             gates=gates,
             quantisation=quantisation,
+            adapters=adapters[0],
+            adapter_units=adapters[1],
         )
 
 
@@ -619,6 +631,25 @@ class Quantise:
         return f"round weights to {self.quantisation.bits} bits and activations to 8"
 
 
+@dataclass(frozen=True)
+class AddAdapter:
+    """One more adapter beside every layer's MLP. It adds nothing yet, and no row is routed to it before the router
+    knows rows of its own: the model's outputs stay what they were."""
+
+    kind: ClassVar[str] = "add_adapter"
+    units: int
+    """Of each layer. Those of the adapters that there are already, if any."""
+
+    def apply(self, blueprint: Blueprint) -> Blueprint:
+        if self.units < 1 or (blueprint.adapters and self.units != blueprint.adapter_units):
+            there = f"; the others have {blueprint.adapter_units}" if blueprint.adapters else ""
+            raise ValueError(f"cannot add an adapter of {self.units} units{there}")
+        return replace(blueprint, adapters=blueprint.adapters + 1, adapter_units=self.units)
+
+    def describe(self) -> str:
+        return f"add an adapter of {self.units} units a layer"
+
+
 EDITS: dict[str, Callable[..., Edit]] = {
     kind.kind: kind
     for kind in (
@@ -634,6 +665,7 @@ EDITS: dict[str, Callable[..., Edit]] = {
         Unshare,
         SetGate,
         Quantise,
+        AddAdapter,
     )
 }
 

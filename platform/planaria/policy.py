@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from planaria.blueprint import PARTS, Activations, GateKind, Gates, GateScope, Part, Quantisation
+from planaria.blueprint import PARTS, Activations, Blueprint, GateKind, Gates, GateScope, Part, Quantisation
 from planaria.plain_yaml import read_yaml
 from planaria.ranges import Range, check_conditions, check_types
 from planaria.settings import Settings, parse
@@ -193,6 +193,16 @@ class Quantise(Settings):
         return round((1 - (self.last_fraction or _LAST_FRACTION)) * samples)
 
 
+class Adapters(Settings):
+    """A base that all concepts share, and beside every layer's MLP an adapter for each concept. The detector tells
+    which concept's adapter is learned; the model itself tells from a row's inputs which one answers for it."""
+
+    units: int = Field(8, ge=1)
+    """Hidden units of an adapter, in each layer."""
+    most: int = Field(8, ge=1)
+    """Adapters that there may be; concepts that come later use the one whose rows are most like theirs."""
+
+
 class Budget(Settings):
     """Limits, and the price of what is used below them."""
 
@@ -210,6 +220,11 @@ class Budget(Settings):
     decision_fraction: float = Field(0.05, gt=0, le=1)
     """Passes that decisions may spend, as a share of those that training spends, once that is more than the credit:
     passes, not seconds, so that a run is reproducible."""
+
+    def allows(self, blueprint: Blueprint) -> bool:
+        """Whether a model of these shapes stays within the limits."""
+        parameters = self.parameters is None or blueprint.parameters <= self.parameters
+        return parameters and (self.flops_per_sample is None or blueprint.flops_per_sample <= self.flops_per_sample)
 
 
 class LossChannel(Settings):
@@ -443,6 +458,8 @@ class Policy(Settings):
     become larger than pruning left it."""
     quantise: Quantise | None = None
     """A last phase of learning under the rounding of an INT8 export, if any."""
+    adapters: Adapters | None = None
+    """Adapters of each concept beside a base that all share, if any."""
     initialisation: Literal["normal", "orthogonal"] = "normal"
     """normal: weights begin as independent normal numbers. orthogonal: as orthogonal matrices, those that write into
     the residual stream scaled down by the depth."""
@@ -502,6 +519,17 @@ class Policy(Settings):
             raise ValueError(
                 "prune.unstructured and learner.renew are both given, but hidden units that begin anew have no zeros; "
                 "remove one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_finds_concepts(self) -> Policy:
+        detector = self.detector
+        channels = (detector.loss, detector.inputs, detector.pairs, detector.predictions)
+        if self.adapters is not None and detector.boundaries == "detected" and not any(channels):
+            raise ValueError(
+                "adapters is given, one for each concept, but detector has no channel that would find one; give it one "
+                "(inputs: {}), or choose boundaries: told"
             )
         return self
 

@@ -26,7 +26,11 @@ from planaria.deploy.weights import Weights
 from planaria.errors import InputError, RunError
 from planaria.model import build, load_model
 
-CHOICES = {"shared": {}, "readout": {"readout_features": 64, "readout_concepts": 2, "readout_fading": 2}}
+CHOICES = {
+    "shared": {},
+    "readout": {"readout_features": 64, "readout_concepts": 2, "readout_fading": 2},
+    "adapters": {"adapters": 3, "adapter_units": 4},
+}
 
 
 def source(blueprint: Blueprint) -> Source:
@@ -49,6 +53,10 @@ def source(blueprint: Blueprint) -> Source:
         model.readout.solved_DXC.normal_(std=0.1, generator=generator)
         model.readout.recogniser_DK.normal_(generator=generator)
         model.readout.held_K.fill_(1)
+    if model.router is not None:
+        model.router.features.fit(tensors, 0)
+        model.router.weight_FK.normal_(std=0.3, generator=generator)
+        model.router.known_K.fill_(1)
     return Source(model.eval(), {"fields": {}, "labels": []}, 0, features, np.zeros(80), False)
 
 
@@ -75,8 +83,22 @@ def test_loaded_weights_answer_with_equal_bits(tmp_path: Path, blueprint: Any, k
     assert exported(blueprint(kind), "safetensors", tmp_path).difference == 0
 
 
-def test_a_picture_model_with_a_readout_is_followed_for_any_number_of_rows(tmp_path: Path) -> None:
-    assert exported(picture_blueprint("readout"), "torch-export", tmp_path).difference <= 1e-5
+@pytest.mark.parametrize("kind", ["readout", "adapters"])
+def test_a_picture_model_is_followed_for_any_number_of_rows(tmp_path: Path, kind: str) -> None:
+    assert exported(picture_blueprint(kind), "torch-export", tmp_path).difference <= 1e-5
+
+
+def test_rows_of_mixed_concepts_are_routed_one_by_one_in_a_file_that_torch_runs(tmp_path: Path) -> None:
+    made = source(picture_blueprint("adapters"))
+    tensors = {name: torch.from_numpy(column) for name, column in made.features.items()}
+    assert made.model.router is not None
+    used = made.model.router(tensors).argmax(1)
+    assert len(used.unique()) == 3, "rows of all concepts, in no order"
+    write_checked(made, "torch-export", tmp_path / "made.pt2")
+    answer = torch.export.load(tmp_path / "made.pt2").module()
+    for rows in (slice(0, 1), slice(3, 20)):
+        alone = {name: column[rows] for name, column in tensors.items()}
+        assert torch.allclose(answer(alone["image"]), made.model(tensors)[rows], atol=1e-5)
 
 
 @pytest.mark.slow

@@ -42,8 +42,9 @@ class Snapshot:
 
     @staticmethod
     def of(model: nn.Module, blueprint: Blueprint, births: Sequence[Sequence[int]], sample: int) -> Snapshot:
-        """A copy of the model, on its own device. A readout forgets nothing and is left out."""
-        weights = {n: v.detach().clone() for n, v in model.state_dict().items() if not n.startswith("readout.")}
+        """A copy of the model, on its own device. A readout and a router forget nothing and are left out."""
+        state = model.state_dict().items()
+        weights = {n: v.detach().clone() for n, v in state if not n.startswith(("readout.", "router."))}
         return Snapshot(sample, blueprint, weights, tuple(tuple(sample - b for b in layer) for layer in births))
 
     @staticmethod

@@ -1,5 +1,6 @@
 """What is learned from a step: replay memory, continual-learning losses, optimizers."""
 
+from planaria.learn.discriminant import Discriminant
 from planaria.learn.learners import (
     Anchors,
     Objective,
@@ -31,6 +32,7 @@ __all__ = [
     "DOUBTFUL",
     "UNSETTLED",
     "Anchors",
+    "Discriminant",
     "Objective",
     "OptimizerFollower",
     "Products",

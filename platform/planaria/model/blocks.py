@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from planaria.blueprint import Quantisation
+from planaria.model.adapters import Adapters
 from planaria.model.attention import ElasticAttention
 from planaria.model.differences import Difference
 from planaria.model.gates import Gate
@@ -40,7 +41,8 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). `answer_first` computes only the first token's answer.
+    """x + attention(norm(x)), then x + mlp(norm(x)), and what adapters add to that. `answer_first` computes only the
+    first token's answer.
 
     Attention and MLP are the block's own, or lent by another (`borrow`): a lent one is used, but is no part of this
     block's parameters and state.
@@ -51,13 +53,14 @@ class Block(nn.Module):
     attention_difference: Difference | None
     mlp_difference: Difference | None
     gate: Gate | None
+    adapters: Adapters | None
 
     def __init__(self, width: int, *, answer_first: bool = False) -> None:
         super().__init__()
         self.answer_first = answer_first
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
-        self.attention_difference = self.mlp_difference = self.gate = None
+        self.attention_difference = self.mlp_difference = self.gate = self.adapters = None
 
     def borrow(self, part: str, module: nn.Module) -> None:
         """Use a module that another block owns."""
@@ -69,7 +72,8 @@ class Block(nn.Module):
         self.__dict__.pop(part, None)
         setattr(self, part, module)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, route_BK: Tensor | None = None) -> Tensor:
+        """`route_BK` is how much each row uses of each adapter, where there are any."""
         normed_BTD = self.norm1(x_BTD)
         open_BN, open_BK = (None, None) if self.gate is None else self.gate(normed_BTD)
         difference = self.attention_difference
@@ -78,5 +82,8 @@ class Block(nn.Module):
             x_BQD: Tensor = x_BTD[:, :1] + attended_BQD
         else:
             x_BQD = x_BTD + self.attention(normed_BTD, difference=difference, open_BN=open_BN)
-        x_BQD = x_BQD + self.mlp(self.norm2(x_BQD), self.mlp_difference, open_BK)
+        normed_BQD = self.norm2(x_BQD)
+        if self.adapters is not None and route_BK is not None:
+            x_BQD = x_BQD + self.adapters(normed_BQD, route_BK)
+        x_BQD = x_BQD + self.mlp(normed_BQD, self.mlp_difference, open_BK)
         return x_BQD

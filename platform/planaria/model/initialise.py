@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from planaria.model.adapters import Adapters
 from planaria.model.attention import ElasticAttention
 from planaria.model.blocks import Mlp
 from planaria.model.differences import Difference
@@ -36,7 +37,7 @@ def draw(model: ElasticTransformer, initialisation: Initialisation, generator: t
     for layer in model.blueprint.groups("attention"):
         model.block(layer).attention.reset_parameters(generator)
     for module in model.modules():
-        if isinstance(module, Difference):
+        if isinstance(module, (Difference, Adapters)):
             module.reset_parameters(generator)
     if initialisation == "orthogonal":
         _draw_orthogonal(model, generator)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from planaria.blueprint import PARTS, Blueprint, Part, Quantisation
 from planaria.errors import InputError
+from planaria.model.adapters import ROUTE, Adapters, Router
 from planaria.model.attention import ElasticAttention
 from planaria.model.blocks import Block, Mlp
 from planaria.model.differences import Difference
@@ -90,6 +91,9 @@ class ElasticTransformer(nn.Module):
             Block(blueprint.width, answer_first=layer == last) for layer in range(blueprint.layers)
         )
         self.arrange(blueprint)
+        self.router: Router | None = None
+        if blueprint.adapters:
+            self.give_adapters(blueprint)
         self.norm = nn.LayerNorm(blueprint.width)
         self.output = OutputLayer(blueprint)
         self.readout = Readout(blueprint) if blueprint.readout_features else None
@@ -118,6 +122,12 @@ class ElasticTransformer(nn.Module):
         for layer in range(self.blueprint.layers):
             self.block(layer).attention.quantisation = self.block(layer).mlp.quantisation = quantisation
 
+    def give_adapters(self, blueprint: Blueprint) -> None:
+        """Let every layer have as many as the blueprint says, with nothing drawn yet."""
+        for layer in range(blueprint.layers):
+            self.block(layer).adapters = Adapters(blueprint.width, blueprint.adapters, blueprint.adapter_units)
+        self.router = Router(blueprint)
+
     def observe(self, features: Mapping[str, Tensor]) -> None:
         """Update running statistics of the inputs with a whole batch (equal on every worker)."""
         self.input.observe(features)
@@ -125,8 +135,11 @@ class ElasticTransformer(nn.Module):
     def hidden(self, features: Mapping[str, Tensor]) -> Tensor:
         """What the output layer reads. Shape [B, D]."""
         x_BTD = self.input(features, self.class_token_D)
+        route_BK = None
+        if self.router is not None:
+            route_BK = features[ROUTE] if ROUTE in features else self.router(features)
         for block in self.blocks:
-            x_BTD = block(x_BTD)
+            x_BTD = block(x_BTD, route_BK)
         hidden_BD: Tensor = self.norm(x_BTD[:, 0])
         return hidden_BD
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from planaria.blueprint import (
+    AddAdapter,
     Blueprint,
     Edit,
     GrowHeads,
@@ -29,6 +30,7 @@ from planaria.blueprint import (
     ShrinkMlp,
     Unshare,
 )
+from planaria.model.adapters import Adapters
 from planaria.model.blocks import Block
 from planaria.model.differences import Difference
 from planaria.model.gates import Gate
@@ -81,6 +83,8 @@ def operate(
         unshare(model, edit, after, follow)
     elif isinstance(edit, SetGate):
         set_gate(model, after, follow, calibration)
+    elif isinstance(edit, AddAdapter):
+        _add_adapter(model, after, torch.Generator().manual_seed(seed), follow)
     elif isinstance(edit, Restore):
         _restore(model, weights, after, follow)
     elif isinstance(edit, Quantise):
@@ -217,6 +221,25 @@ def _note_units(model: ElasticTransformer, layer: int) -> None:
     mlp.into.out_features = mlp.out.in_features = len(mlp.into.bias)
 
 
+def _add_adapter(model: ElasticTransformer, after: Blueprint, generator: torch.Generator, follow: Follower) -> None:
+    if model.router is None:
+        model.give_adapters(after)
+        model.to(model.output.bias.device)
+    else:
+        model.router.add_adapter()
+    for layer in range(after.layers):
+        adapters = model.block(layer).adapters
+        assert adapters is not None
+        if after.adapters == 1:
+            adapters.reset_parameters(generator)
+            for name, parameter in adapters.named_parameters():
+                follow.added(f"blocks.{layer}.adapters.{name}", parameter, None)
+            continue
+        for name, rows in adapters.fresh(after.adapter_units, generator).items():
+            old = getattr(adapters, name)
+            _replace(adapters, name, torch.arange(len(old), device=old.device), rows, follow, FRESH_HEAD_MOMENT)
+
+
 def _users(model: ElasticTransformer, part: Part, layer: int) -> list[Block]:
     """All layers that share that part with this one."""
     owners = model.blueprint.owners(part)
@@ -239,7 +262,7 @@ def _restore(
 ) -> None:
     """Every parameter is replaced, and none keeps optimizer state. Buffers come along: the running statistics of
     inputs and targets are what the weights were learned under, and with others the function would be another. A readout
-    stays: it has forgotten nothing."""
+    and a router stay: they have forgotten nothing. So do adapters that came since, which are other concepts'."""
     if weights is None:
         raise ValueError("nothing was kept that could be restored")
     attentions = [weights[f"blocks.{layer}.attention.q"] for layer in after.owners("attention")]
@@ -256,12 +279,18 @@ def _restore(
         model.to(nothing.device)
     for name, _ in list(model.named_parameters()):
         place, _, leaf = name.rpartition(".")
+        module, old = model.get_submodule(place), before.pop(name, None)
+        if isinstance(module, Adapters) and name not in weights:
+            continue
         new = nn.Parameter(weights[name].to(model.output.bias, copy=True))
-        setattr(model.get_submodule(place), leaf, new)
-        if name in before:
-            follow.replaced(before.pop(name), new, nothing)
+        setattr(module, leaf, new)
+        if old is not None:
+            follow.replaced(old, new, nothing)
         else:
             follow.added(name, new, None)
+        if isinstance(module, Adapters) and old is not None and len(new) < len(old):
+            kept = torch.arange(len(new), device=nothing.device)
+            _replace(module, leaf, kept, old.detach()[len(new) :], follow, FRESH_HEAD_MOMENT)
     for gone in before.values():
         follow.dropped(gone)
     for owner in after.groups("mlp"):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from planaria.blueprint import (
     BEFORE_EDIT,
+    AddAdapter,
     Blueprint,
     Edit,
     GrowOutputs,
@@ -64,10 +65,12 @@ from planaria.learn import (
     row_loss,
     row_loss_bias_fitted,
 )
-from planaria.model import ElasticTransformer, build
+from planaria.model import ROUTE, ElasticTransformer, build
 from planaria.morph import Follower, Followers, operate
 from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepReport, Stream
+from planaria.train import adapting
 from planaria.train.account import Account
+from planaria.train.adapting import Adapting
 from planaria.train.compiling import Compiling
 from planaria.train.energy import build_meter
 from planaria.train.evaluate import Evaluator, table_bytes, table_from
@@ -122,6 +125,7 @@ class Lifelong:
         self.objective = build_objective(policy.learner)
         self.protection, self.renewing = Protection(policy.learner), Renewing(policy.learner)
         self.gating, self.pruning = Gating(policy, job.seed), Pruning(policy)
+        self.adapting = Adapting(policy, job.seed)
         self.reading = Reading(policy.learner, self.task, job.seed)
         self.compiling = Compiling(pass_through, job.model.compile_after_rows, device)
         self.monitor = build_monitor(policy.detector, self.task)
@@ -175,8 +179,10 @@ class Lifelong:
             difference_rank=policy.sharing.difference_rank,
             gates=None if policy.gate is None else policy.gate.gates,
             quantisation=self._quantisation_due,
+            adapters=self.adapting.sizes,
         )
         self._install(blueprint)
+        self.adapting.begin(self.model, self._tensors(first.select(slice(None))))
         self.reading.begin(self.model, self._tensors(first.select(slice(self._step_rows))))
         self.account.open_revision(blueprint, parent=None, cause="start", why="the blueprint that the job asks for")
         return True
@@ -238,6 +244,8 @@ class Lifelong:
         seen, tick, told = self._learn(rows, judged, wish)
         kept_apart = self._remember(rows, seen)
         self._read(rows, judged, told, kept_apart)
+        if self.model.router is not None:
+            self.adapting.learn(self.model, self._tensors(rows.select(slice(None))), ~rows.held_out, rows.start)
         self.account.add(seen, time.perf_counter() - began, self.gating.opened)
         self._control(seen)
         self._prune()
@@ -383,7 +391,7 @@ class Lifelong:
         fresh = rows.select(part.fresh)
         batch = _join(fresh, self.memory.select(beside)) if len(beside) else fresh
         target = self._target(np.concatenate((rows.target[low:high], self.memory.target[beside])))
-        features = self._tensors(batch)
+        features = self._with_route(self._tensors(batch), high - low, beside)
         full = part.even and self._full(rows, replay, judged)
         passing = self.compiling.chosen(self.blueprint, self.account.life.samples, full)
         count, held_out = high - low, int(rows.held_out.sum())
@@ -433,7 +441,8 @@ class Lifelong:
         fresh_loss = self.objective.fresh(output[:count], target[:count], loss[:count], rows.target)
         if self.protection.teaches:
             with self._precision():
-                new = {name: column[:count] for name, column in features.items()}
+                # what an earlier model says of a row follows from the row alone
+                new = {name: column[:count] for name, column in features.items() if name != ROUTE}
                 cost = self.protection.cost(self.task, new, output[:count], self.model.output.spread)
             fresh_loss = fresh_loss + cost
         held_out_B = rows.held_out[part.fresh]
@@ -532,6 +541,7 @@ class Lifelong:
         left = self.monitor.concept
         shift = self.monitor.update(seen)
         self._recollect(left, shift)
+        self._adapt(shift)
         if shift is not None:
             self.account.note_shift(shift)
             self.controller.shifted(shift)
@@ -548,6 +558,29 @@ class Lifelong:
                 self._carry_out(decision)
         if self.controller.held is None:
             self.recollection.before = None
+
+    def _adapt(self, shift: Shift | None) -> None:
+        """Let the present concept's rows use its adapter; one that is new gets a new one."""
+        settings, monitor = self.job.policy.adapters, self.monitor
+        if settings is None:
+            return
+        edit = AddAdapter(settings.units)
+        more = self.blueprint.adapters < settings.most and self.job.policy.budget.allows(edit.apply(self.blueprint))
+        alarmed, since = monitor.alarm_onset is not None, monitor.surely_since
+        if self.adapting.follow(self.model, shift, monitor.concept, alarmed, since, more):
+            assert shift is not None
+            self._edit(edit, adapting.CAUSE, f"the {shift.kind} shift at row {shift.onset_sample} led to a new concept")
+            self.adapting.added(self.blueprint.adapters, shift.onset_sample, monitor.concept)
+
+    def _with_route(
+        self,
+        features: dict[str, Tensor],
+        fresh: int,
+        slots: npt.NDArray[np.int64],
+        concept: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Of fresh rows and then those of `slots`, with the adapter that each of them uses."""
+        return self.adapting.with_route(self.model, features, fresh, self.memory.concept[slots], concept)
 
     def _settle_where_told(self, rows: Rows) -> None:
         """A boundary that is told is known before the rows beyond it are learned from."""
@@ -680,6 +713,7 @@ class Lifelong:
         suspected = (left, onset) if left is not None and onset is not None else None
         self.recollection.restored(edit.concept, self.row, suspected)
         self.monitor.assume(edit.concept)
+        self.adapting.assume(edit.concept)
         self._exclude()
         return OptimizerFollower(self.optimizer), kept.weights
 
@@ -715,10 +749,10 @@ class Lifelong:
             gather_rows(self.memory, slots, self.group) if len(slots) else {n: v[:0] for n, v in recent.items()}
         )
         evidence = Evidence(
-            recent=self._tensors(recent),
+            recent=self._with_route(self._tensors(recent), len(learned), slots[:0]),
             recent_target=self._target(rows.target[learned]),
             held_recent=round(len(learned) * self.job.policy.controller.held_back),
-            memory=self._tensors(remembered),
+            memory=self._with_route(self._tensors(remembered), 0, slots),
             memory_target=self._target(self.memory.target[slots]),
             held_memory=len(held),
         )
@@ -762,8 +796,9 @@ class Lifelong:
 
         def lost(number: int) -> Trial:
             model = self.model if number == 0 else self._as_kept(concepts[number - 1])
+            routed = self._with_route(features, len(at), slots, concepts[number - 1] if number else None)
             with torch.no_grad(), self._precision():
-                output = model(features).float()
+                output = model(routed).float()
             spread, new, old = self.model.output.spread, slice(len(at)), slice(len(at), None)
             recent_loss = row_loss_bias_fitted if bias_fitted else row_loss
             recent = recent_loss(self.task, output[new], target[new], spread).cpu().numpy()
@@ -841,6 +876,7 @@ class Lifelong:
             **self.renewing.files(),
             **self.gating.files(),
             **self.pruning.files(self.model),
+            **self.adapting.files(),
             **self.reading.files(),
             "memory.arrow": table_bytes(self.memory.to_arrow(shares)),
             "records.arrow": self.account.records.state(),
@@ -864,6 +900,7 @@ class Lifelong:
             if "pruning" in about:  # not in checkpoints of versions without
                 self.pruning.load_state(about["pruning"])
             self.pruning.load(parts, self.model, self.device)
+            self.adapting.load(parts, self.device)
             self.reading.load(parts, self.device)
             self.memory.load_arrow(table_from(parts["memory.arrow"]))
             self.stream.load_state(about["stream"])
