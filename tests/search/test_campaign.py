@@ -19,15 +19,29 @@ from planaria.plain_yaml import dump_yaml
 from planaria.ranges import Range
 from planaria.record.tracking import connect, embedded_uri
 from planaria.search import Campaign, load_campaign, search
-from planaria.search.campaign import check, dump_campaign, job_of
+from planaria.search.campaign import check, dump_campaign, given, job_of
 from planaria.search.outcome import front
 from planaria.search.places import folder_of, lives_in, read_trials
 from planaria.search.policies import policy_text
-from planaria.search.run import trials_at_once
+from planaria.search.run import load_rows, trials_at_once
 from planaria.search.searcher import StudySearcher
 from planaria.search.space import draw, open_study
 from planaria.search.trial import Around, live_trial
 from planaria.train.folder import RunFolder
+
+SHIPPED = sorted((Path(__file__).parents[2] / "jobs").glob("search_*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_what_is_shipped_can_be_searched(path: Path, tmp_path: Path) -> None:
+    campaign = load_campaign(path)
+    check(campaign)
+    study = open_study(campaign, tmp_path)
+    first = draw(study.ask(), campaign.search)
+    job = check(campaign)
+    assert all(campaign.search[key].holds(given(job, key)) for key in first), "the first trial is the job as it is"
+    for _ in range(8):
+        job_of(campaign, draw(study.ask(), campaign.search), seed=1)
 
 
 @pytest.fixture
@@ -196,6 +210,21 @@ def test_a_trial_that_cannot_be_says_why(campaign: Campaign, tmp_path: Path) -> 
         )
     (trial,) = read_trials(tmp_path)
     assert trial["status"] == "failed" and "no layers share" in trial["reason"]
+
+
+def test_rows_are_read_once_for_all_trials_unless_they_are_too_many(
+    written: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = {"object_store_memory": float(1 << 30)}
+    bananas, again = {"stream.source": "bananas"}, {"stream.source": "bananas", "samples": 96}
+    campaign = load_campaign(written(streams=[bananas, again]))
+    (rows,) = load_rows(campaign, store)[:1]
+    assert len(load_rows(campaign, store)) == len(campaign.seeds), "once for each seed, as seeds may make rows"
+    assert rows.is_of(job_of(campaign, {}, 3, again).stream, 3)
+    assert load_rows(load_campaign(written(workers_per_trial=1)), store) == []
+    assert not caplog.records
+    assert load_rows(load_campaign(written(share_bytes=1_000)), store) == []
+    assert "bananas: its rows take more than 1,000 bytes" in caplog.text
 
 
 @pytest.mark.parametrize(

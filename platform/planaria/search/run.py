@@ -117,7 +117,8 @@ def _run_trials(campaign: Campaign, folder: Path, tell: Tell) -> bool:
     with _ray(campaign.workers_per_trial > 0), _told(folder, campaign, tell):
         import ray.tune
 
-        at_once = trials_at_once(campaign, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        at_once = trials_at_once(campaign, resources)
         behind = 2 * at_once
         searcher: PopulationSearcher | StudySearcher = (
             StudySearcher(study, campaign, behind)
@@ -129,7 +130,7 @@ def _run_trials(campaign: Campaign, folder: Path, tell: Tell) -> bool:
             "folder": str(folder),
             "base": str(Path.cwd()),
             "behind": behind,
-            "loaded": [ray.put(rows) for rows in _loaded(campaign)],
+            "loaded": [ray.put(rows) for rows in load_rows(campaign, resources)],
         }
         of_a_trial = {"cpu": campaign.cpus_per_trial, "gpu": campaign.gpus_per_trial}
         trainable = ray.tune.with_resources(
@@ -183,22 +184,24 @@ def trials_at_once(campaign: Campaign, resources: Mapping[str, float]) -> int:
     return min(fitting, campaign.at_once or fitting)
 
 
-def _loaded(campaign: Campaign) -> list[Loaded]:
+def load_rows(campaign: Campaign, resources: Mapping[str, float]) -> list[Loaded]:
     """Rows of the campaign's streams, read once for all trials. Workers of Ray Train read their own."""
     found: list[Loaded] = []
-    if campaign.workers_per_trial or not campaign.share_bytes:
+    most = min(campaign.share_bytes, int(resources.get("object_store_memory", 0.0) / 2))
+    if campaign.workers_per_trial or not most:
         return found
     for _, changes, seed in campaign.lives:
         job = job_of(campaign, {}, seed, changes)
         if any(one.is_of(job.stream, seed) for one in found):
             continue
-        left = campaign.share_bytes - sum(one.size_bytes for one in found)
+        left = most - sum(one.size_bytes for one in found)
         rows = load_stream(job.stream, seed=seed, base=Path.cwd(), most_bytes=left)
         if rows is None:
             logger.warning(
-                "%s takes more than share_bytes=%s: every trial reads it by itself",
+                "%s: its rows take more than %s bytes, which share_bytes and the object store allow; every trial reads "
+                "them by itself",
                 job.stream.source,
-                campaign.share_bytes,
+                f"{left:,}",
             )
         else:
             found.append(rows)
