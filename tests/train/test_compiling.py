@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from planaria.blueprint import Blueprint, Quantisation
 from planaria.errors import InputError
 from planaria.job import Job
 from planaria.model import short_attention
@@ -53,6 +54,13 @@ def _live(run: Lifelong, until_row: int) -> Lifelong:
     while run.row < until_row and run.take_step() is not None:
         pass
     return run
+
+
+def test_a_quantised_blueprint_is_not_compiled() -> None:
+    compiling = Compiling(lambda: None, 0, torch.device("cpu"))
+    quantisation = Quantisation(8, "token")
+    quantised = Blueprint("classification", 8, 4, 16, (1,), 2, numeric=4, quantisation=quantisation)
+    assert compiling.chosen(quantised, 1_000, full=True) is compiling.function
 
 
 def _weights(run: Lifelong) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ import torch
 
 from planaria.blueprint import Quantisation
 from planaria.deploy.formats import Array
-from planaria.deploy.onnx_file import OnnxFile, program_of
+from planaria.deploy.onnx_file import OnnxFile, program_of, save
 from planaria.model import ElasticTransformer
 from planaria.model.rounding import ACTIVATION_LEVEL, LEAST_SCALE, rounded_weight, weight_scale
 
@@ -39,8 +39,6 @@ class Int8(OnnxFile):
     def write(
         self, model: ElasticTransformer, encoding: Mapping[str, Any], inputs: Sequence[Array], path: Path
     ) -> None:
-        import onnx
-
         quantisation = model.blueprint.quantisation
         try:
             model.quantise(None)
@@ -53,7 +51,7 @@ class Int8(OnnxFile):
             raise RuntimeError(
                 f"{rewriting.products} products of weights were found in {model.blueprint.layers} layers"
             )
-        onnx.save(graph, path)
+        save(graph, path)
 
 
 @dataclass

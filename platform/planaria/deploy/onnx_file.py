@@ -27,7 +27,7 @@ class OnnxFile:
     ) -> None:
         if model.blueprint.quantisation is not None:
             raise InputError("export: --to onnx computes in float32, but this model is quantised; use --to int8")
-        program_of(model, inputs).save(path, external_data=False)
+        save(program_of(model, inputs).model_proto, path)
 
     def read(self, path: Path) -> Answer:
         import onnxruntime
@@ -61,6 +61,31 @@ def program_of(model: ElasticTransformer, inputs: Sequence[Array]) -> torch.onnx
     sizes = sum(tensor.numel() for tensor in model.state_dict().values())
     optimizer.optimize(program.model, input_size_limit=8 * sizes, output_size_limit=8 * sizes)
     return program
+
+
+def save(model: Any, path: Path) -> None:
+    """Without notes on where its nodes come from, which may be most of a small file, and with constants that are equal,
+    as those of layers that share weights, stored once."""
+    import onnx
+
+    graph = model.graph
+    first: dict[bytes, str] = {}
+    instead: dict[str, str] = {}
+    kept = []
+    for tensor in graph.initializer:
+        name, tensor.name, tensor.doc_string = tensor.name, "", ""
+        del tensor.metadata_props[:]
+        instead[name] = first.setdefault(tensor.SerializeToString(), name)
+        tensor.name = name
+        if instead[name] == name:
+            kept.append(tensor)
+    del graph.initializer[:], graph.value_info[:], graph.metadata_props[:]
+    graph.initializer.extend(kept)
+    for node in graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+        node.input[:] = [instead.get(name, name) for name in node.input]
+    onnx.save(model, path)
 
 
 FORMAT = OnnxFile()
