@@ -398,7 +398,7 @@ def main() -> None:
     shared = parts.add_parser("sharing")
     shared.add_argument("--readers", type=int, default=3)
     taught = parts.add_parser("teaching")
-    taught.add_argument("--trials", type=int, default=8)
+    taught.add_argument("--trials", type=int, default=6)
     taught.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     won = parts.add_parser("win")
     won.add_argument("found", type=Path, help="the campaign's folder")
