@@ -35,15 +35,15 @@ def test_an_outcome_is_taught_once_although_those_taught_keep_it(tmp_path: Path)
     trial(tmp_path, 3, learned(4.0), {})
     for number in range(4, 7):
         folder_of(tmp_path, number).mkdir()
-    assert taught(tmp_path, 4, behind=1) == learned(1.0, 2.0, 3.0, 4.0)
-    assert taught(tmp_path, 5, behind=3) == learned(1.0, 2.0, 3.0), "trial 3 is too near"
+    assert taught(tmp_path, 4, behind=1, kind="learned") == learned(1.0, 2.0, 3.0, 4.0)
+    assert taught(tmp_path, 5, behind=3, kind="learned") == learned(1.0, 2.0, 3.0), "trial 3 is too near"
     trial(tmp_path, 7, learned(8.0), {})
-    assert taught(tmp_path, 4, behind=0) == learned(1.0, 2.0, 3.0, 4.0), "what it began with stays"
+    assert taught(tmp_path, 4, behind=0, kind="learned") == learned(1.0, 2.0, 3.0, 4.0), "what it began with stays"
 
 
 def test_the_first_trials_are_taught_nothing(tmp_path: Path) -> None:
     folder_of(tmp_path, 0).mkdir(parents=True)
-    assert taught(tmp_path, 0, behind=1) is None
+    assert taught(tmp_path, 0, behind=1, kind="learned") is None
 
 
 def test_of_a_list_that_dropped_its_oldest_what_was_inherited_is_still_found() -> None:
@@ -60,7 +60,7 @@ def test_pooled_ledgers_are_one_ledger_of_all_outcomes() -> None:
         for outcome in own:
             ledger.add(*outcome)
             together.add(*outcome)
-    state = pooled([{"ledger": ledger.state()} for ledger in ledgers])
+    state = pooled([learned(1.0), *({"ledger": ledger.state()} for ledger in ledgers)], "look_ahead")
     assert state is not None
     judge = FullLookAhead(Controller(kind="look_ahead"))
     judge.inherit(json.loads(json.dumps(state)))
@@ -71,4 +71,6 @@ def test_pooled_ledgers_are_one_ledger_of_all_outcomes() -> None:
 
 
 def test_nothing_is_pooled_where_nothing_was_learned() -> None:
-    assert pooled([]) is None and pooled([learned()]) is None and pooled([{"ledger": {}}]) is None
+    assert pooled([], "learned") is None and pooled([learned()], "learned") is None
+    assert pooled([{"ledger": {}}], "look_ahead") is None and pooled([learned(1.0)], "look_ahead") is None
+    assert pooled([learned(1.0)], "none") is None

@@ -4,7 +4,7 @@ of judges (`Judge.state`), as a run's folder holds them."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 State = Mapping[str, Any]
 
@@ -22,18 +22,16 @@ def learned_since(state: State, inherited: State | None) -> State:
     return {"features": features[left:], "returns": state["returns"][left:]}
 
 
-def pooled(states: Sequence[State]) -> dict[str, Any] | None:
-    """For `Judge.inherit`; None where nothing was learned. Only states of the kind of the last one count."""
-    if not states:
-        return None
-    if "ledger" in states[-1]:
+def pooled(states: Sequence[State], kind: Literal["learned", "look_ahead", "none"]) -> dict[str, Any] | None:
+    """For `Judge.inherit` of a controller of that kind, from states of that kind; None where nothing was learned."""
+    if kind == "look_ahead":
         tallies: dict[str, list[float]] = {}
         for state in states:
             for key, tally in state.get("ledger", {}).items():
                 tallies[key] = _with(tally, tallies.get(key))
         tallies = {key: tally for key, tally in tallies.items() if tally[0] > 0}
         return {"ledger": tallies} if tallies else None
-    alike = [state for state in states if "features" in state]
+    alike = [state for state in states if kind == "learned" and "features" in state]
     features = [row for state in alike for row in state["features"]]
     returns = [value for state in alike for value in state["returns"]]
     return {"features": features, "returns": returns, "open": [], "borrowed": []} if features else None

@@ -7,7 +7,7 @@ begins with does not depend on which of its neighbours happened to be faster.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from planaria.control.pooling import State, learned_since, pooled
 from planaria.search.places import RESULT, folder_of, lives_in
@@ -16,12 +16,16 @@ from planaria.train.folder import RunFolder
 TAUGHT = "taught.json"
 
 
-def taught(folder: Path, number: int, behind: int) -> dict[str, Any] | None:
-    """What the trial begins with; None for nothing. Once it was asked for it stays the same."""
+def taught(
+    folder: Path, number: int, behind: int, kind: Literal["learned", "look_ahead", "none"]
+) -> dict[str, Any] | None:
+    """What the trial's controller, of that kind, begins with; None for nothing. Once asked for it stays the same."""
     place = RunFolder(folder_of(folder, number))
     known = place.path / TAUGHT
     if not known.exists():
-        found = pooled([state for earlier in range(number - behind + 1) for state in _learned_in(folder, earlier)])
+        found = pooled(
+            [state for earlier in range(number - behind + 1) for state in _learned_in(folder, earlier)], kind
+        )
         place.write_json(known, found or {})
     return place.read_json(known) or None
 

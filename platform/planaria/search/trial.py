@@ -50,13 +50,14 @@ def live_trial(around: Around, number: int, settings: Mapping[str, Value], repor
     that was cut off goes on from its checkpoint. Raises InputError and RunError, with the reason in trial.json too."""
     campaign, place = around.campaign, folder_of(around.folder, number)
     place.mkdir(parents=True, exist_ok=True)
-    begun_with = taught(around.folder, number, around.behind) if campaign.teach else None
     try:
         lives: list[tuple[dict[str, Any], float]] = []
         for name, stream, seed in campaign.lives:
             job = job_of(campaign, settings, seed, stream)
             life = RunFolder(place / name)
-            if begun_with is not None and job.policy.controller.kind != "none":
+            kind = job.policy.controller.kind
+            begun_with = taught(around.folder, number, around.behind, kind) if campaign.teach else None
+            if begun_with is not None:
                 life.make()
                 life.write_json(life.inherited, begun_with)
             before = sum(int(summary["samples"]) for summary, _ in lives)
