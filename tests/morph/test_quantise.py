@@ -16,6 +16,7 @@ from planaria.blueprint import (
     Edit,
     Gates,
     GrowHeads,
+    GrowMlp,
     GrowOutputs,
     Quantisation,
     Quantise,
@@ -24,6 +25,7 @@ from planaria.blueprint import (
     SetGate,
     Share,
     ShrinkHeads,
+    ShrinkMlp,
     Unshare,
     edit_from_dict,
     edit_to_dict,
@@ -96,7 +98,9 @@ def test_quantising_keeps_weights_and_moments_and_can_be_undone() -> None:
     assert all(torch.equal(moments[p], optimizer.state[p]["exp_avg"]) for p in model.parameters())
 
 
-@pytest.mark.parametrize("edit", [GrowHeads(1, 2), GrowOutputs(6), Unshare("attention", 2), SetGate(None)])
+@pytest.mark.parametrize(
+    "edit", [GrowHeads(1, 2), GrowMlp(0, 8), GrowOutputs(6), Unshare("attention", 2), SetGate(None)]
+)
 def test_what_keeps_the_outputs_in_float32_moves_a_quantised_model_s_by_no_more_than_rounding_does(edit: Edit) -> None:
     gates = Gates("hard_concrete", "row", 2) if isinstance(edit, SetGate) else None
     shape = replace(PLAIN, attention_of=(0, 1, 1), quantisation=EIGHT, gates=gates)
@@ -157,6 +161,8 @@ def test_any_sequence_of_edits_leaves_a_model_that_fits_its_blueprint_and_learns
         st.builds(GrowHeads, layer, st.integers(1, 2)),
         st.builds(lambda at: ShrinkHeads(at, (0,)), layer),
         st.builds(lambda at: RecycleHead(at, 0), layer),
+        st.builds(GrowMlp, layer, st.just(2)),
+        st.builds(lambda at: ShrinkMlp(at, (0, 1)), layer),
         st.builds(lambda part, a, b: Share(part, (a, b)), st.sampled_from(["attention", "mlp"]), layer, layer),
         st.builds(Unshare, st.sampled_from(["attention", "mlp"]), layer),
         st.builds(Quantise, st.sampled_from([None, EIGHT, FOUR])),
