@@ -1,6 +1,6 @@
 """What pruning takes away and what it costs, beside the model that is not pruned and one as small from the start.
 
-    python -m benchmarks.pruning                      20 minutes of one core
+    python -m benchmarks.pruning                      20 minutes of one core; runs that the file has are not repeated
     python -m benchmarks.pruning --streams shuttle --seeds 0
 
 The streams and the model are those of benchmarks.techniques. Each seed learns the first third once; from there on it
@@ -112,7 +112,7 @@ def seed_of(stream: str, seed: int, ways: list[str]) -> dict[str, dict[str, Any]
     trunk = opened(job_for(stream, PLAIN, seed))
     live(trunk, third - batch)
     held_out, state, found = HeldOut(trunk), trunk.state(), {}
-    for name in (PLAIN, *ways):
+    for name in ways:
         run = opened(job_for(stream, name, seed))
         if name != SMALL:
             run.load_state(state)
@@ -178,7 +178,9 @@ def main() -> None:
     for seed in arguments.seeds:
         for stream in arguments.streams:
             of_stream = runs.setdefault(stream, {})
-            of_stream[str(seed)] = of_stream.get(str(seed), {}) | seed_of(stream, seed, arguments.only)
+            known = of_stream.setdefault(str(seed), {})
+            due = [name for name in (PLAIN, *arguments.only) if name not in known]
+            known |= seed_of(stream, seed, due) if due else {}
             arguments.runs.write_text(json.dumps(runs, indent=1) + "\n")
             console.print(
                 f"{stream}, seed {seed}", {name: one["accuracy"] for name, one in of_stream[str(seed)].items()}
