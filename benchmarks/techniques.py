@@ -65,6 +65,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     "gates per row": {"gate": {"per": "row", "active_fraction": 0.5}},
     "gates per row, straight-through": {"gate": {"per": "row", "kind": "straight_through", "active_fraction": 0.57}},
     "gates per stream": {"gate": {"per": "stream", "active_fraction": 0.5}},
+    "share all, gates per stream": {**_shared("all"), "gate": {"per": "stream", "active_fraction": 0.5}},
     "smaller from the start": {"heads": {"start": 2, "max": 4}},
     "adabelief": {"learner": {"optimizer": "adabelief"}},
     "meta_sgd": {"learner": {"optimizer": "meta_sgd"}},
