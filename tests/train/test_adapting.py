@@ -181,6 +181,14 @@ def test_there_are_no_more_adapters_than_allowed_and_a_late_concept_uses_the_nea
     assert small.blueprint.adapters == 1, "a budget of parameters holds for adapters, too"
 
 
+def test_after_pruning_no_adapter_makes_the_model_larger_again(table: Path) -> None:
+    prune = {"from_samples": 640, "coarse": 0.2, "fine": 0.4, "steps": 2, "every_samples": 64}
+    run = _live(_run(table, prune=prune))
+    ceiling = run.controller.ceiling
+    assert ceiling is not None and run.blueprint.parameters <= ceiling
+    assert run.blueprint.adapters == 1, "concepts that came later use the one that there is"
+
+
 def test_one_adapter_without_a_shift_is_what_all_rows_use(table: Path) -> None:
     run = _live(_run(table), 20)
     router = run.model.router

@@ -331,6 +331,10 @@ class Controller:
         self.last_edit_sample = sample
         self._limit(parameters)
 
+    def allows(self, blueprint: Blueprint) -> bool:
+        """Whether an edit may lead there: within the policy's budget, and what pruning left."""
+        return self.policy.budget.allows(blueprint)
+
     def _limit(self, parameters: int | None) -> None:
         if parameters is None:
             return

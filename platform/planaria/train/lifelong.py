@@ -565,7 +565,7 @@ class Lifelong:
         if settings is None:
             return
         edit = AddAdapter(settings.units)
-        more = self.blueprint.adapters < settings.most and self.job.policy.budget.allows(edit.apply(self.blueprint))
+        more = self.blueprint.adapters < settings.most and self.controller.allows(edit.apply(self.blueprint))
         alarmed, since = monitor.alarm_onset is not None, monitor.surely_since
         if self.adapting.follow(self.model, shift, monitor.concept, alarmed, since, more):
             assert shift is not None
