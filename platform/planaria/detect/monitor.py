@@ -408,18 +408,15 @@ def _report_state(report: StepReport) -> dict[str, Any]:
 
 
 def _load_report(saved: Saved, features: int) -> StepReport:
-    columns = {name: saved.array(name, np.float32, (None,)) for name in ("loss_B", "error_B")}
     classes = saved.part("target_B").text("dtype") == np.dtype(np.int64).str
     target = saved.array("target_B", np.int64 if classes else np.float32, (None,))
     rows = len(target)
-    output = saved.array("output_BC", np.float32, (rows, None))
-    sketch = saved.array("sketch_BF", np.float32, (rows, features))
     return StepReport(
         saved.integer("step"),
         saved.integer("start"),
-        columns["loss_B"],
-        columns["error_B"],
+        saved.array("loss_B", np.float32, (rows,)),
+        saved.array("error_B", np.float32, (rows,)),
         target,
-        output,
-        sketch,
+        saved.array("output_BC", np.float32, (rows, None)),
+        saved.array("sketch_BF", np.float32, (rows, features)),
     )

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from planaria.model.blocks import Mlp
+from planaria.model.differences import Difference
 from planaria.model.transformer import ElasticTransformer
 
 RIDGE = 1e-2
@@ -65,13 +67,8 @@ def refit_mlp_output(model: ElasticTransformer, layer: int, gone: Sequence[int],
     kept_at = torch.tensor([u for u in range(len(mlp.into.bias)) if u not in set(gone)], device=lost_at.device)
     hidden, missing = [], []
     for x_BTD, difference, open_BG in uses:
-        into, out = mlp.into.weight, mlp.out.weight
-        if difference is not None:
-            into, out = difference.added("into", into), difference.added("out", out)
-        hidden_BTU = F.gelu(F.linear(x_BTD, into, mlp.into.bias))
-        if open_BG is not None:
-            hidden_BTU = hidden_BTU * open_BG.repeat_interleave(len(into) // open_BG.shape[1], 1)[:, None]
-        hidden_MU = hidden_BTU.flatten(0, 1).double()
+        out = mlp.out.weight if difference is None else difference.added("out", mlp.out.weight)
+        hidden_MU = hidden_units(mlp, x_BTD, difference, open_BG).double()
         hidden.append(hidden_MU.index_select(1, kept_at))
         missing.append(hidden_MU.index_select(1, lost_at) @ out.index_select(1, lost_at).double().t())
     kept_MK, lost_MD = torch.cat(hidden), torch.cat(missing)
@@ -79,6 +76,17 @@ def refit_mlp_output(model: ElasticTransformer, layer: int, gone: Sequence[int],
     change_KD = change_for(kept_MK - mean_K, lost_MD - mean_D)
     mlp.out.weight.index_add_(1, kept_at, change_KD.t().to(mlp.out.weight.dtype))
     mlp.out.bias.add_(mean_D - mean_K @ change_KD)
+
+
+def hidden_units(
+    mlp: Mlp, x_BTD: Tensor, difference: Difference | None = None, open_BG: Tensor | None = None
+) -> Tensor:
+    """What reaches the output weights in such a use of the MLP, without rounding. Shape [M, U]."""
+    into = mlp.into.weight if difference is None else difference.added("into", mlp.into.weight)
+    hidden_BTU = F.gelu(F.linear(x_BTD, into, mlp.into.bias))
+    if open_BG is not None:
+        hidden_BTU = hidden_BTU * open_BG.repeat_interleave(len(into) // open_BG.shape[1], 1)[:, None]
+    return hidden_BTU.flatten(0, 1)
 
 
 def change_for(hidden_MK: Tensor, missing_MD: Tensor) -> Tensor:

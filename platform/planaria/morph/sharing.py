@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -28,7 +27,7 @@ from planaria.model.blocks import Mlp
 from planaria.model.differences import Difference
 from planaria.model.transformer import ElasticTransformer, fresh_difference
 from planaria.morph.follow import Follower
-from planaria.morph.refit import change_for
+from planaria.morph.refit import change_for, hidden_units
 
 
 @torch.no_grad()
@@ -129,8 +128,7 @@ def _fit_output(model: ElasticTransformer, shared: nn.Module, part: Part, calls:
         else:
             assert isinstance(shared, Mlp)
             now_BQD = shared(*call.input, difference)
-            into = shared.into.weight if difference is None else difference.added("into", shared.into.weight)
-            hidden.append(F.gelu(F.linear(call.input[0], into, shared.into.bias)).flatten(0, 1))
+            hidden.append(hidden_units(shared, call.input[0], difference))
         missing.append((call.output_BQD - now_BQD).flatten(0, 1))
     change_KD = change_for(torch.cat(hidden).double(), torch.cat(missing).double())
     output = shared.o if isinstance(shared, ElasticAttention) else shared.get_parameter("out.weight")

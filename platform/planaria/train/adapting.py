@@ -20,7 +20,7 @@ from torch import Tensor
 from planaria.learn import UNSETTLED, Discriminant
 from planaria.model import ROUTE, ElasticTransformer
 from planaria.policy import Policy
-from planaria.signals import Shift
+from planaria.signals import Rows, Shift
 
 CAUSE = "new concept"
 """Of the revisions that begin with an adapter."""
@@ -57,8 +57,6 @@ class Adapting:
 
     def begin(self, model: ElasticTransformer, features: Mapping[str, Tensor]) -> None:
         """Draw the router's random features from the stream's first rows."""
-        if self.settings is None:
-            return
         assert model.router is not None
         model.router.features.fit(features, self.seed)
         self._discriminant = Discriminant(model.router.features.size, 1, model.output.bias.device)
@@ -145,23 +143,20 @@ class Adapting:
 
     # -- the router
 
-    def learn(
-        self, model: ElasticTransformer, features: Mapping[str, Tensor], learned_B: npt.NDArray[np.bool_], start: int
-    ) -> None:
-        """Rows of a step, of which those count that may be learned from. `start` is the first one's number."""
-        if self.settings is None:
-            return
+    def taught(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """Which of a step's rows teach the router, counted within the step."""
+        number_B = rows.start + np.arange(len(rows))
+        return np.flatnonzero(~rows.held_out & (number_B % _LEARNED_EVERY == 0))
+
+    def learn(self, model: ElasticTransformer, taught: Mapping[str, Tensor], rows: Rows) -> None:
+        """A step's rows; `taught` are the features of those that `taught` names."""
         assert model.router is not None
-        number_B = start + np.arange(len(learned_B))
-        at = np.flatnonzero(learned_B & (number_B % _LEARNED_EVERY == 0))
-        if len(at):
-            chosen = torch.from_numpy(at).to(model.output.bias.device)
-            described_BF = model.router.describe({name: column[chosen] for name, column in features.items()})
-            self._waiting.append((start, self.present, described_BF))
-        while self._waiting and self._waiting[0][0] < start - _LAG_ROWS:
-            _, adapter, rows = self._waiting.pop(0)
-            self._discriminant.add(rows, adapter)
-        self._unsolved_rows += len(learned_B)
+        if len(next(iter(taught.values()))):
+            self._waiting.append((rows.start, self.present, model.router.describe(taught)))
+        while self._waiting and self._waiting[0][0] < rows.start - _LAG_ROWS:
+            _, adapter, described_BF = self._waiting.pop(0)
+            self._discriminant.add(described_BF, adapter)
+        self._unsolved_rows += len(rows)
         if self._unsolved_rows >= _SOLVED_AFTER_ROWS:
             self._solve(model)
 

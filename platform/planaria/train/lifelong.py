@@ -182,7 +182,8 @@ class Lifelong:
             adapters=self.adapting.sizes,
         )
         self._install(blueprint)
-        self.adapting.begin(self.model, self._tensors(first.select(slice(None))))
+        if self.model.router is not None:
+            self.adapting.begin(self.model, self._tensors(first.select(slice(None))))
         self.reading.begin(self.model, self._tensors(first.select(slice(self._step_rows))))
         self.account.open_revision(blueprint, parent=None, cause="start", why="the blueprint that the job asks for")
         return True
@@ -245,7 +246,8 @@ class Lifelong:
         kept_apart = self._remember(rows, seen)
         self._read(rows, judged, told, kept_apart)
         if self.model.router is not None:
-            self.adapting.learn(self.model, self._tensors(rows.select(slice(None))), ~rows.held_out, rows.start)
+            taught = self.adapting.taught(rows)
+            self.adapting.learn(self.model, self._tensors(rows.select(taught)), rows)
         self.account.add(seen, time.perf_counter() - began, self.gating.opened)
         self._control(seen)
         self._prune()
