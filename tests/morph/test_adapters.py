@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
-from torch import Tensor
+from tests.morph.conftest import fits, pictures, train
 
 from planaria.blueprint import (
     BEFORE_EDIT,
@@ -47,20 +47,6 @@ PLAIN = Blueprint("classification", 16, 4, 24, (2,) * LAYERS, 4, image_shape=(1,
 TWO = replace(PLAIN, adapters=2, adapter_units=3)
 
 
-def _rows(count: int = 32, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return {"image": image}, (image.float().mean((1, 2, 3)) / 32).long() % 4
-
-
-def _train(model: ElasticTransformer, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for step in range(steps):
-        optimizer.zero_grad()
-        features, target = _rows(seed=step)
-        torch.nn.functional.cross_entropy(model(features), target).backward()
-        optimizer.step()
-
-
 def _router(model: ElasticTransformer) -> Router:
     assert model.router is not None
     return model.router
@@ -79,23 +65,12 @@ def _trained(
     model = build(blueprint)
     if blueprint.adapters:
         router = _router(model)
-        router.features.fit(_rows(64)[0], 0)
+        router.features.fit(pictures(64)[0], 0)
         router.weight_FK.normal_(generator=torch.Generator().manual_seed(0))
         router.known_K.fill_(1)
     built = build_optimizer(model, Learner(learning_rate=0.01, optimizer=optimizer))  # type: ignore[arg-type]
-    _train(model, built, steps)
+    train(model, built, steps)
     return model, built
-
-
-def _fits(model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> None:
-    """Counted, known to the optimizer and built anew as the blueprint says."""
-    assert sum(p.numel() for p in model.parameters()) == model.blueprint.parameters
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters())
-    assert {id(p) for p in optimizer.state} <= set(held)
-    twin = build(Blueprint.from_json(model.blueprint.to_json()))
-    twin.load_state_dict(load(save(dict(model.state_dict()))))
-    assert torch.equal(twin(_rows()[0]), model(_rows()[0]))
 
 
 @pytest.mark.parametrize("blueprint", [PLAIN, TWO, replace(TWO, adapters=1), replace(TWO, mlp_of=(0, 0, 2))])
@@ -103,20 +78,20 @@ def _fits(model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> None:
 def test_one_more_adapter_keeps_the_outputs(blueprint: Blueprint, training: bool) -> None:
     model, optimizer = _trained(blueprint)
     model.train(training)
-    before = model(_rows()[0])
+    before = model(pictures()[0])
     operate(model, AddAdapter(3), seed=1, follow=OptimizerFollower(optimizer))
-    assert (model(_rows()[0]) - before).abs().max().item() <= 1e-6
+    assert (model(pictures()[0]) - before).abs().max().item() <= 1e-6
     assert model.blueprint.adapters == blueprint.adapters + 1
     assert [one.shape[1] for one in (_router(model).weight_FK, _router(model).known_K[None])] == [
         model.blueprint.adapters
     ] * 2
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 def test_a_row_that_is_told_to_use_a_fresh_adapter_has_the_base_alone_until_it_learns() -> None:
     model, optimizer = _trained(TWO)
     operate(model, AddAdapter(3), seed=1, follow=OptimizerFollower(optimizer))
-    features, target = _rows()
+    features, target = pictures()
     told = {**features, ROUTE: torch.eye(3)[2].expand(32, 3)}
     base = {**features, ROUTE: torch.zeros(32, 3)}
     assert (model(told) - model(base)).abs().max().item() <= 1e-6
@@ -140,17 +115,17 @@ def test_optimizer_state_of_adapters_stays_and_new_units_begin_clean(name: str) 
         assert torch.equal(after[slot][:6], value), slot
     for slot in ("exp_avg", "momentum_buffer"):
         assert slot not in slots or not bool(after[slot][6:].any())
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 def test_a_restored_state_keeps_the_adapters_that_came_since() -> None:
     model, optimizer = _trained(TWO)
     kept = Snapshot.of(model, model.blueprint, [[0]] * LAYERS, 0)
     assert not any(name.startswith("router.") for name in kept.weights)
-    before = model(_rows()[0])
+    before = model(pictures()[0])
     operate(model, AddAdapter(3), seed=0, follow=OptimizerFollower(optimizer))
     _router(model).known_K.fill_(1)
-    _train(model, optimizer, 5)
+    train(model, optimizer, 5)
     newest = _adapters(model, 0).into_UD[6:].detach().clone()
     operate(
         model,
@@ -160,10 +135,10 @@ def test_a_restored_state_keeps_the_adapters_that_came_since() -> None:
         weights=kept.weights,
     )
     assert model.blueprint.adapters == 3 and torch.equal(_adapters(model, 0).into_UD[6:], newest)
-    two = _router(model).route(_router(model).describe(_rows()[0]))
+    two = _router(model).route(_router(model).describe(pictures()[0]))
     _router(model).known_K[2] = 0
-    assert two.shape == (32, 3) and (model(_rows()[0]) - before).abs().max().item() <= 1e-6
-    _fits(model, optimizer)
+    assert two.shape == (32, 3) and (model(pictures()[0]) - before).abs().max().item() <= 1e-6
+    fits(model, optimizer)
 
 
 @pytest.mark.parametrize("came", [0, 1])
@@ -176,26 +151,26 @@ def test_the_state_before_an_edit_comes_back_with_its_moments(came: int) -> None
     for _ in range(came):
         operate(model, AddAdapter(3), seed=0, follow=OptimizerFollower(optimizer))
     operate(model, GrowHeads(1, 1), seed=0, follow=OptimizerFollower(optimizer))
-    _train(model, optimizer, 2)
+    train(model, optimizer, 2)
     follow = RestoringFollower(optimizer, names(), moments)
     operate(model, Restore.of(BEFORE_EDIT, before), seed=0, follow=follow, weights=kept)
     after = optimizer.state[_adapters(model, 0).into_UD]["exp_avg"]
     assert torch.equal(after[:6], moments["exp_avg/blocks.0.adapters.into_UD"])
     assert after.shape == (6 + 3 * came, 16)
-    _fits(model, optimizer)
-    _train(model, optimizer, 2)
+    fits(model, optimizer)
+    train(model, optimizer, 2)
 
 
 def test_what_was_kept_without_adapters_leaves_them_as_they_are() -> None:
     model, optimizer = _trained(PLAIN)
     kept = Snapshot.of(model, model.blueprint, [[0]] * LAYERS, 0)
     operate(model, AddAdapter(3), seed=0, follow=OptimizerFollower(optimizer))
-    _train(model, optimizer, 2)
+    train(model, optimizer, 2)
     adapter = _adapters(model, 0).out_UD
     edit = Restore.of(0, kept.blueprint)
     operate(model, edit, seed=0, follow=OptimizerFollower(optimizer), weights=kept.weights)
     assert _adapters(model, 0).out_UD is adapter and optimizer.state[adapter]
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -264,21 +239,21 @@ def test_any_edits_with_adapters_keep_shapes_state_and_saving_exact(
     model, optimizer = _trained(first, 1, name)
     kept = Snapshot.of(model, first, [[0]] * LAYERS, 0).weights
     for at, edit in enumerate(edits):
-        features = _rows(seed=at)[0]
+        features = pictures(seed=at)[0]
         before, known = model(features), features if at % 2 else None
         operate(model, edit, seed=at, follow=OptimizerFollower(optimizer), weights=kept, calibration=known)
         if isinstance(edit, AddAdapter):
             torch.testing.assert_close(model(features), before, rtol=1e-4, atol=1e-4)
             _router(model).known_K.fill_(1)
         if at % 6 == 0:
-            _train(model, optimizer, 1)
-    _fits(model, optimizer)
+            train(model, optimizer, 1)
+    fits(model, optimizer)
     weights, moments = load(save(dict(model.state_dict()))), optimizer_tensors(optimizer, model.named_parameters())
     twin = build(model.blueprint)
     twin.load_state_dict(weights)
     twin_optimizer = build_optimizer(twin, Learner(learning_rate=0.01, optimizer=name))  # type: ignore[arg-type]
     load_optimizer_tensors(twin_optimizer, dict(twin.named_parameters()), load(save(moments)))
-    _train(model, optimizer, 2)
-    _train(twin, twin_optimizer, 2)
+    train(model, optimizer, 2)
+    train(twin, twin_optimizer, 2)
     named = dict(twin.named_parameters())
     assert all(torch.allclose(value, named[name], rtol=1e-4, atol=1e-6) for name, value in model.named_parameters())

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from tests.morph.conftest import fits, pictures, row_loss, train
 
 from planaria.blueprint import (
     BEFORE_EDIT,
@@ -44,23 +44,6 @@ ROW, STREAM = Gates("hard_concrete", "row", 2), Gates("straight_through", "strea
 PLAIN = Blueprint("classification", 16, 4, 24, (2,) * LAYERS, 4, image_shape=(1, 8, 8), patch=4)
 
 
-def _rows(count: int = 32, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return {"image": image}, (image.float().mean((1, 2, 3)) / 32).long() % 4
-
-
-def _row_loss(model: nn.Module, features: dict[str, Tensor], target: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(model(features), target, reduction="none")
-
-
-def _train(model: ElasticTransformer, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for step in range(steps):
-        optimizer.zero_grad()
-        _row_loss(model, *_rows(seed=step)).mean().backward()
-        optimizer.step()
-
-
 def _gate(model: ElasticTransformer, layer: int) -> Gate:
     gate = model.block(layer).gate
     assert gate is not None
@@ -76,19 +59,8 @@ def _trained(blueprint: Blueprint, steps: int = 10) -> tuple[ElasticTransformer,
                 parameter.normal_(generator=generator)
             _gate(model, layer).mean_D.normal_(generator=generator)
     optimizer = build_optimizer(model, Learner(learning_rate=0.01))
-    _train(model, optimizer, steps)
+    train(model, optimizer, steps)
     return model, optimizer
-
-
-def _fits(model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> None:
-    """Counted, known to the optimizer and built anew as the blueprint says."""
-    assert sum(p.numel() for p in model.parameters()) == model.blueprint.parameters
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters())
-    assert {id(p) for p in optimizer.state} <= set(held)
-    twin = build(model.blueprint)
-    twin.load_state_dict(load(save(dict(model.state_dict()))))
-    assert torch.equal(twin(_rows()[0]), model(_rows()[0]))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -97,39 +69,39 @@ def _fits(model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> None:
 def test_growing_a_head_keeps_the_output_with_gates_on(layer: int, gates: Gates, training: bool) -> None:
     model, optimizer = _trained(replace(PLAIN, gates=gates))
     model.train(training)
-    features, _ = _rows()
+    features, _ = pictures()
     before = model(features)
     operate(model, GrowHeads(layer, 2), seed=1, follow=OptimizerFollower(optimizer))
     assert (model(features) - before).abs().max().item() <= 1e-6
     assert bool((openings(model, features)[layer][:, 2:4] == 1).all()), "and every row tries the new heads"
-    _fits(model, optimizer)
-    _train(model, optimizer, 3)
+    fits(model, optimizer)
+    train(model, optimizer, 3)
     assert bool((model.block(layer).attention.o[-1] != 0).any()), "and they learn"
 
 
 @pytest.mark.parametrize("gates", [ROW, STREAM])
 def test_gates_and_their_moments_go_where_their_heads_go(gates: Gates) -> None:
     model, optimizer = _trained(replace(PLAIN, heads=(3,) * LAYERS, gates=gates))
-    gate, features = _gate(model, 1), _rows()[0]
+    gate, features = _gate(model, 1), pictures()[0]
     weights, moments = gate.heads.detach().clone(), optimizer.state[gate.heads]["exp_avg"].clone()
     operate(model, ShrinkHeads(1, (1,)), seed=0, follow=OptimizerFollower(optimizer), calibration=features)
     assert torch.equal(gate.heads, weights[[0, 2]])
     assert torch.equal(optimizer.state[gate.heads]["exp_avg"], moments[[0, 2]])
     operate(model, RecycleHead(1, 0), seed=0, follow=OptimizerFollower(optimizer), calibration=features)
     assert torch.equal(gate.heads[0], weights[2]) and not bool(gate.heads[1].any())
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 def test_a_head_that_is_closed_to_all_rows_goes_without_a_change() -> None:
     model, _ = _trained(replace(PLAIN, gates=ROW))
-    features, target = _rows()
+    features, target = pictures()
     with torch.no_grad():
         _gate(model, 1).heads.zero_()
         _gate(model, 1).heads_bias.copy_(torch.tensor([-20.0, 5.0]))
     before = model(features)
-    importance = head_importance(model, features, target, _row_loss)
+    importance = head_importance(model, features, target, row_loss)
     assert importance[1][0] == 0 < importance[1][1]
-    assert min(growth_scores(model, features, target, _row_loss, seed=0)) > 0
+    assert min(growth_scores(model, features, target, row_loss, seed=0)) > 0
     operate(model, ShrinkHeads(1, (0,)), seed=0)
     torch.testing.assert_close(model(features), before, rtol=1e-5, atol=1e-5)
 
@@ -137,34 +109,34 @@ def test_a_head_that_is_closed_to_all_rows_goes_without_a_change() -> None:
 @pytest.mark.parametrize("gates", [ROW, STREAM])
 def test_gates_come_without_a_change_and_learn(gates: Gates) -> None:
     model, optimizer = _trained(PLAIN)
-    features, _ = _rows()
+    features, _ = pictures()
     before = model(features)
     edit = SetGate(gates)
     assert edit_from_dict(edit_to_dict(edit)) == edit
     operate(model, edit, seed=0, follow=OptimizerFollower(optimizer))
     assert torch.equal(model(features), before)
-    _fits(model, optimizer)
+    fits(model, optimizer)
     with torch.no_grad():
         _gate(model, 0).heads_bias.fill_(2.0)  # where its gradient is not zero
-    _train(model, optimizer, 2)
+    train(model, optimizer, 2)
     assert bool(_gate(model, 0).heads_bias.ne(2.0).any())
 
 
 def test_gates_that_go_leave_their_averages() -> None:
-    unseen, calibration = _rows(256, seed=100)[0], _rows(256, seed=99)[0]
+    unseen, calibration = pictures(256, seed=100)[0], pictures(256, seed=99)[0]
     changes = []
     for known in (None, calibration):
         model, optimizer = _trained(replace(PLAIN, gates=ROW, attention_of=(0, 0, 2), difference_rank=2))
         before = model(unseen)
         operate(model, SetGate(None), seed=0, follow=OptimizerFollower(optimizer), calibration=known)
         changes.append(float((model(unseen) - before).detach().square().mean()))
-        _fits(model, optimizer)
+        fits(model, optimizer)
     assert changes[1] < changes[0]
 
 
 def test_settled_gates_go_without_a_change() -> None:
     model, optimizer = _trained(replace(PLAIN, gates=STREAM))
-    features, _ = _rows()
+    features, _ = pictures()
     assert any(bool((layer == 0).any()) for layer in openings(model, features))
     before = model(features)
     operate(model, SetGate(None), seed=0, follow=OptimizerFollower(optimizer), calibration=features)
@@ -177,7 +149,7 @@ def test_layers_share_and_part_with_gates_on(part: str, gates: Gates) -> None:
     """What was copied and put in another order, gates with it, is shared again without a change."""
     of = {f"{part}_of": (0, 0, 2)}
     model, optimizer = _trained(replace(PLAIN, gates=gates, **of))
-    features, _ = _rows()
+    features, _ = pictures()
     before = model(features)
     follow = OptimizerFollower(optimizer)
     operate(model, Unshare(part, 1), seed=0, follow=follow)  # type: ignore[arg-type]
@@ -186,7 +158,7 @@ def test_layers_share_and_part_with_gates_on(part: str, gates: Gates) -> None:
     torch.testing.assert_close(model(features), before, rtol=1e-5, atol=1e-5)
     operate(model, Share(part, (0, 1)), seed=0, follow=follow)  # type: ignore[arg-type]
     torch.testing.assert_close(model(features), before, rtol=1e-5, atol=1e-5)
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 def _turn_round(model: ElasticTransformer, part: str, layer: int) -> None:
@@ -205,7 +177,7 @@ def _turn_round(model: ElasticTransformer, part: str, layer: int) -> None:
 @pytest.mark.parametrize("gates", [None, STREAM])
 def test_a_restored_state_has_the_gates_that_it_had(gates: Gates | None) -> None:
     model, optimizer = _trained(replace(PLAIN, gates=gates))
-    features, _ = _rows()
+    features, _ = pictures()
     before, blueprint = model(features), model.blueprint
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     moments = {n: v.clone() for n, v in optimizer_tensors(optimizer, model.named_parameters()).items()}
@@ -213,12 +185,12 @@ def test_a_restored_state_has_the_gates_that_it_had(gates: Gates | None) -> None
     edits = [SetGate(ROW)] if gates is None else [GrowHeads(0, 1), SetGate(None), SetGate(ROW)]
     for edit in edits:
         operate(model, edit, seed=1, follow=follow)
-    _train(model, optimizer, 2)
+    train(model, optimizer, 2)
     names = {parameter: name for name, parameter in model.named_parameters()}
     restoring = RestoringFollower(optimizer, names, moments)
     operate(model, Restore.of(BEFORE_EDIT, blueprint), seed=0, follow=restoring, weights=kept)
     assert model.blueprint == blueprint and torch.equal(model(features), before)
-    _fits(model, optimizer)
+    fits(model, optimizer)
     for name, parameter in model.named_parameters():
         assert torch.equal(optimizer.state[parameter]["exp_avg"], moments[f"exp_avg/{name}"])
 
@@ -279,20 +251,20 @@ def test_any_edits_with_gates_keep_shapes_state_and_saving_exact(drawn: tuple[Bl
     model, optimizer = _trained(first, 1)
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     for at, edit in enumerate(edits):
-        features = _rows(seed=at)[0]
+        features = pictures(seed=at)[0]
         before, known = model(features), features if at % 2 else None
         operate(model, edit, seed=at, follow=OptimizerFollower(optimizer), weights=kept, calibration=known)
         if isinstance(edit, GrowHeads | Unshare):
             torch.testing.assert_close(model(features), before, rtol=1e-4, atol=1e-4)
         if at % 6 == 0:
-            _train(model, optimizer, 1)
-    _fits(model, optimizer)
+            train(model, optimizer, 1)
+    fits(model, optimizer)
     weights, moments = load(save(dict(model.state_dict()))), optimizer_tensors(optimizer, model.named_parameters())
     twin = build(model.blueprint)
     twin.load_state_dict(weights)
     twin_optimizer = build_optimizer(twin, Learner(learning_rate=0.01))
     load_optimizer_tensors(twin_optimizer, dict(twin.named_parameters()), load(save(moments)))
-    _train(model, optimizer, 2)
-    _train(twin, twin_optimizer, 2)
+    train(model, optimizer, 2)
+    train(twin, twin_optimizer, 2)
     named = dict(twin.named_parameters())
     assert all(torch.allclose(value, named[name], rtol=1e-4, atol=1e-6) for name, value in model.named_parameters())

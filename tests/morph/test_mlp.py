@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
-from torch import Tensor
+from tests.morph.conftest import fits, pictures, train
 
 from planaria.blueprint import (
     BEFORE_EDIT,
@@ -43,20 +43,6 @@ ROW, STREAM = Gates("hard_concrete", "row", 2), Gates("straight_through", "strea
 SHARED = {"mlp_of": (0, 0, 2), "difference_rank": 2}
 
 
-def _rows(count: int = 32, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return {"image": image}, (image.float().mean((1, 2, 3)) / 32).long() % 4
-
-
-def _train(model: ElasticTransformer, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for step in range(steps):
-        features, target = _rows(seed=step)
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(features), target).backward()
-        optimizer.step()
-
-
 def _trained(
     blueprint: Blueprint, steps: int = 10, optimizer: str = "adamw"
 ) -> tuple[ElasticTransformer, torch.optim.Optimizer]:
@@ -70,23 +56,8 @@ def _trained(
                     parameter.normal_(std=0.5, generator=generator)
     learner = Learner.model_validate({"optimizer": optimizer, "learning_rate": 0.01})
     built = build_optimizer(model, learner)
-    _train(model, built, steps)
+    train(model, built, steps)
     return model, built
-
-
-def _fits(model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> None:
-    """Counted, known to the optimizer and built anew as the blueprint says."""
-    assert sum(p.numel() for p in model.parameters()) == model.blueprint.parameters
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters())
-    for parameter, state in optimizer.state.items():
-        assert all(value.shape == parameter.shape for value in state.values() if value.dim())
-    twin = build(model.blueprint)
-    twin.load_state_dict(load(save(dict(model.state_dict()))))
-    assert torch.equal(twin(_rows()[0]), model(_rows()[0]))
-    for layer in model.blueprint.groups("mlp"):
-        mlp = model.block(layer).mlp
-        assert mlp.into.out_features == mlp.out.in_features == model.blueprint.mlp_width_of(layer)
 
 
 VARIANTS = [{}, SHARED, {"gates": ROW}, {"gates": STREAM, **SHARED}]
@@ -97,18 +68,18 @@ VARIANTS = [{}, SHARED, {"gates": ROW}, {"gates": STREAM, **SHARED}]
 def test_growing_an_mlp_keeps_the_output_and_what_came_learns(variant: dict[str, object], training: bool) -> None:
     model, optimizer = _trained(replace(PLAIN, **variant))  # type: ignore[arg-type]
     model.train(training)
-    features, _ = _rows()
+    features, _ = pictures()
     before = model(features)
     after = operate(model, GrowMlp(1, 4), seed=1, follow=OptimizerFollower(optimizer))
     assert [after.mlp_width_of(layer) for layer in range(LAYERS)] == (
         [12, 12, 8] if "mlp_of" in variant else [8, 12, 8]
     )
     torch.testing.assert_close(model(features), before, rtol=1e-6, atol=1e-6)
-    _fits(model, optimizer)
+    fits(model, optimizer)
     grown = model.block(1).mlp.out
     fresh = (grown.weight == 0).all(0)
     assert int(fresh.sum()) == 4
-    _train(model, optimizer, 3)
+    train(model, optimizer, 3)
     moved = (grown.weight[:, fresh] != 0).any(0)
     assert bool(moved.all() if "gates" not in variant else moved.any())
 
@@ -116,7 +87,7 @@ def test_growing_an_mlp_keeps_the_output_and_what_came_learns(variant: dict[str,
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_was_grown_can_be_undone_in_shape_and_function(variant: dict[str, object]) -> None:
     model, optimizer = _trained(replace(PLAIN, **variant))  # type: ignore[arg-type]
-    features, _ = _rows()
+    features, _ = pictures()
     before, shape = model(features), model.blueprint
     follow = OptimizerFollower(optimizer)
     operate(model, GrowMlp(0, 2), seed=1, follow=follow)
@@ -124,7 +95,7 @@ def test_what_was_grown_can_be_undone_in_shape_and_function(variant: dict[str, o
     assert fresh == ([4, 9] if "gates" in variant else [8, 9]), "one for each block, as its last"
     assert operate(model, ShrinkMlp(0, tuple(fresh)), seed=0, follow=follow, calibration=features) == shape
     torch.testing.assert_close(model(features), before, rtol=1e-4, atol=1e-5)
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adabelief", "meta_sgd", "sgd"])
@@ -139,13 +110,13 @@ def test_optimizer_state_follows_its_hidden_units(name: str) -> None:
     assert torch.equal(optimizer.state[mlp.out.weight][slot][:, :6], out[:, kept])
     assert torch.equal(optimizer.state[mlp.into.weight][slot][:6], into[kept])
     assert not bool(optimizer.state[mlp.out.weight][slot][:, 6].any())
-    _fits(model, optimizer)
-    _train(model, optimizer, 2)
+    fits(model, optimizer)
+    train(model, optimizer, 2)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_refitting_loses_less_than_cutting(variant: dict[str, object]) -> None:
-    unseen, calibration = _rows(256, seed=100)[0], _rows(256, seed=99)[0]
+    unseen, calibration = pictures(256, seed=100)[0], pictures(256, seed=99)[0]
     changes = []
     for known in (None, calibration):
         model, _ = _trained(replace(PLAIN, **variant), 40)  # type: ignore[arg-type]
@@ -161,24 +132,24 @@ def test_pruning_is_one_edit_of_all_layers_and_leaves_the_rest_as_it_was() -> No
     after = operate(model, Prune(((0,), (), (1,)), ((), (0, 1, 2), (7,))), seed=0, follow=OptimizerFollower(optimizer))
     assert after.heads == (1, 2, 1) and after.mlp_widths == (8, 5, 7)
     assert torch.equal(model.block(2).mlp.into.weight, weight[:7])
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 def test_a_restored_state_has_the_widths_that_it_had() -> None:
     model, optimizer = _trained(replace(PLAIN, mlp_widths=(8, 4, 8)))
-    features, _ = _rows()
+    features, _ = pictures()
     before, blueprint = model(features), model.blueprint
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     moments = {n: v.clone() for n, v in optimizer_tensors(optimizer, model.named_parameters()).items()}
     operate(model, Prune(((0,), (), ()), ((0, 1, 2, 3), (), (5,))), seed=1, follow=OptimizerFollower(optimizer))
-    _train(model, optimizer, 2)
+    train(model, optimizer, 2)
     with pytest.raises(ValueError, match="hidden units"):
         operate(model, Restore(0, blueprint.heads), seed=0, weights=kept)
     names = {parameter: name for name, parameter in model.named_parameters()}
     restoring = RestoringFollower(optimizer, names, moments)
     operate(model, Restore.of(BEFORE_EDIT, blueprint), seed=0, follow=restoring, weights=kept)
     assert model.blueprint == blueprint and torch.equal(model(features), before)
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -253,20 +224,20 @@ def test_any_edits_of_hidden_units_keep_shapes_state_and_saving_exact(
     model, optimizer = _trained(first, 1, name)
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     for at, edit in enumerate(edits):
-        features = _rows(seed=at)[0]
+        features = pictures(seed=at)[0]
         before, known = model(features), features if at % 2 else None
         operate(model, edit, seed=at, follow=OptimizerFollower(optimizer), weights=kept, calibration=known)
         if isinstance(edit, GrowMlp | GrowHeads | Unshare):
             torch.testing.assert_close(model(features), before, rtol=1e-4, atol=1e-4)
         if at % 6 == 0:
-            _train(model, optimizer, 1)
-    _fits(model, optimizer)
+            train(model, optimizer, 1)
+    fits(model, optimizer)
     weights, moments = load(save(dict(model.state_dict()))), optimizer_tensors(optimizer, model.named_parameters())
     twin = build(model.blueprint)
     twin.load_state_dict(weights)
     twin_optimizer = build_optimizer(twin, Learner.model_validate({"optimizer": name, "learning_rate": 0.01}))
     load_optimizer_tensors(twin_optimizer, dict(twin.named_parameters()), load(save(moments)))
-    _train(model, optimizer, 2)
-    _train(twin, twin_optimizer, 2)
+    train(model, optimizer, 2)
+    train(twin, twin_optimizer, 2)
     named = dict(twin.named_parameters())
     assert all(torch.allclose(value, named[name], rtol=1e-4, atol=1e-6) for name, value in model.named_parameters())

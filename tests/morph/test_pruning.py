@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from tests.morph.conftest import pictures, row_loss
 
 from planaria.blueprint import PARTS, Blueprint, Gates, Part, Prune
 from planaria.model import build
 from planaria.morph.pruning import Saliency, least_missed, magnitudes, sensitivities, smallest_weights
 
 PLAIN = Blueprint("classification", 16, 4, 8, (2, 3, 2), 4, image_shape=(1, 8, 8), patch=4)
-
-
-def _rows(count: int = 32, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return {"image": image}, (image.float().mean((1, 2, 3)) / 32).long() % 4
-
-
-def _row_loss(model: torch.nn.Module, features: Mapping[str, Tensor], target: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy(model(features), target, reduction="none")
 
 
 def test_magnitude_is_beside_the_others_of_the_layer() -> None:
@@ -48,7 +37,7 @@ def test_sensitivity_sees_what_the_loss_does_not_need_and_leaves_the_model_alone
         model.block(0).attention.o[1] = 0
         model.block(2).mlp.out.weight[:, 3] = 0
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = sensitivities(model, [_rows(seed=0), _rows(seed=1)], _row_loss)
+    found = sensitivities(model, [pictures(seed=0), pictures(seed=1)], row_loss)
     assert set(found) == {("attention", 0), ("attention", 1), ("mlp", 0), ("mlp", 2)}
     assert found["attention", 0][1] == found["mlp", 2][3] == 0
     assert min(found["attention", 0][0], *found["attention", 1], *found["mlp", 0]) > 0

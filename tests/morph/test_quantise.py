@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from tests.morph.conftest import fits, pictures, row_loss, train
+from torch import Tensor
 
 from planaria.blueprint import (
     Blueprint,
@@ -40,38 +40,11 @@ EIGHT, FOUR = Quantisation(8, "token"), Quantisation(4, "tensor")
 PLAIN = Blueprint("classification", 16, 4, 24, (2,) * LAYERS, 4, image_shape=(1, 8, 8), patch=4)
 
 
-def _rows(count: int = 32, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return {"image": image}, (image.float().mean((1, 2, 3)) / 32).long() % 4
-
-
-def _row_loss(model: nn.Module, features: dict[str, Tensor], target: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(model(features), target, reduction="none")
-
-
-def _train(model: ElasticTransformer, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for step in range(steps):
-        optimizer.zero_grad()
-        _row_loss(model, *_rows(seed=step)).mean().backward()
-        optimizer.step()
-
-
 def _trained(blueprint: Blueprint, steps: int = 10) -> tuple[ElasticTransformer, torch.optim.Optimizer]:
     model = build(blueprint)
     optimizer = build_optimizer(model, Learner(learning_rate=0.01))
-    _train(model, optimizer, steps)
+    train(model, optimizer, steps)
     return model, optimizer
-
-
-def _fits(model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> None:
-    """Counted, known to the optimizer, and built anew as the blueprint says."""
-    assert sum(p.numel() for p in model.parameters()) == model.blueprint.parameters
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters())
-    twin = build(Blueprint.from_json(model.blueprint.to_json()))
-    twin.load_state_dict(load(save(dict(model.state_dict()))))
-    assert torch.equal(twin(_rows()[0]), model(_rows()[0]))
 
 
 def _rounding(model: ElasticTransformer, features: dict[str, Tensor]) -> float:
@@ -85,13 +58,13 @@ def _rounding(model: ElasticTransformer, features: dict[str, Tensor]) -> float:
 
 def test_quantising_keeps_weights_and_moments_and_can_be_undone() -> None:
     model, optimizer = _trained(PLAIN)
-    features, kept = _rows()[0], {name: t.clone() for name, t in model.state_dict().items()}
+    features, kept = pictures()[0], {name: t.clone() for name, t in model.state_dict().items()}
     moments = {p: optimizer.state[p]["exp_avg"].clone() for p in model.parameters()}
     before = model(features)
     operate(model, Quantise(EIGHT), seed=0, follow=OptimizerFollower(optimizer))
     assert model.blueprint == replace(PLAIN, quantisation=EIGHT)
     assert 0 < (model(features) - before).abs().max().item() < 0.1
-    _fits(model, optimizer)
+    fits(model, optimizer)
     operate(model, Quantise(None), seed=0, follow=OptimizerFollower(optimizer))
     assert torch.equal(model(features), before) and model.blueprint == PLAIN
     assert all(torch.equal(kept[name], t) for name, t in model.state_dict().items())
@@ -105,11 +78,11 @@ def test_what_keeps_the_outputs_in_float32_moves_a_quantised_model_s_by_no_more_
     gates = Gates("hard_concrete", "row", 2) if isinstance(edit, SetGate) else None
     shape = replace(PLAIN, attention_of=(0, 1, 1), quantisation=EIGHT, gates=gates)
     model, optimizer = _trained(shape)
-    features, _ = _rows()
+    features, _ = pictures()
     before, moved = model(features), _rounding(model, features)
     operate(model, edit, seed=1, follow=OptimizerFollower(optimizer))
     assert (model(features)[:, :4] - before).abs().max().item() <= 2 * moved
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -139,23 +112,23 @@ def test_what_was_kept_in_float32_comes_back_into_a_quantised_model_that_stays_o
     operate(model, Quantise(FOUR), seed=0, follow=OptimizerFollower(optimizer))
     operate(model, Restore.of(3, blueprint), seed=0, follow=OptimizerFollower(optimizer), weights=kept)
     assert model.blueprint == replace(blueprint, quantisation=FOUR)
-    assert _rounding(model, _rows()[0]) > 0
-    _fits(model, optimizer)
+    assert _rounding(model, pictures()[0]) > 0
+    fits(model, optimizer)
 
 
 def test_importance_and_growth_are_measured_under_rounding() -> None:
     model, _ = _trained(replace(PLAIN, quantisation=EIGHT))
-    features, target = _rows()
-    importance = head_importance(model, features, target, _row_loss)
+    features, target = pictures()
+    importance = head_importance(model, features, target, row_loss)
     assert [len(layer) for layer in importance] == [2] * LAYERS and min(map(min, importance)) > 0
-    assert min(growth_scores(model, features, target, _row_loss, seed=0)) > 0
+    assert min(growth_scores(model, features, target, row_loss, seed=0)) > 0
 
 
 @settings(max_examples=15)
 @given(st.data())
 def test_any_sequence_of_edits_leaves_a_model_that_fits_its_blueprint_and_learns(data: st.DataObject) -> None:
     model, optimizer = _trained(replace(PLAIN, quantisation=data.draw(st.sampled_from([None, EIGHT, FOUR]))), 3)
-    features, _ = _rows()
+    features, _ = pictures()
     layer = st.integers(0, LAYERS - 1)
     choices = [
         st.builds(GrowHeads, layer, st.integers(1, 2)),
@@ -174,9 +147,9 @@ def test_any_sequence_of_edits_leaves_a_model_that_fits_its_blueprint_and_learns
         except ValueError:
             continue
         operate(model, edit, seed=1, follow=OptimizerFollower(optimizer), calibration=features)
-        _fits(model, optimizer)
+        fits(model, optimizer)
         parts = [part for at in range(LAYERS) for part in (model.block(at).attention, model.block(at).mlp)]
         assert {part.quantisation for part in parts} == {model.blueprint.quantisation}
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    _train(model, optimizer, 2)
+    train(model, optimizer, 2)
     assert any(not torch.equal(before[name], p) for name, p in model.named_parameters() if "attention" in name)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from tests.morph.conftest import fits, pictures, row_loss, train
 
 from planaria.blueprint import (
     BEFORE_EDIT,
@@ -42,45 +42,17 @@ PAIRS = replace(ALONE, attention_of=(0, 0, 2, 2), mlp_of=(0, 0, 2, 2))
 PARTS: tuple[Part, ...] = ("attention", "mlp")
 
 
-def _rows(count: int = 32, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return {"image": image}, (image.float().mean((1, 2, 3)) / 32).long() % 4
-
-
-def _row_loss(model: nn.Module, features: dict[str, Tensor], target: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(model(features), target, reduction="none")
-
-
-def _train(model: ElasticTransformer, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for step in range(steps):
-        optimizer.zero_grad()
-        _row_loss(model, *_rows(seed=step)).mean().backward()
-        optimizer.step()
-
-
 def _trained(blueprint: Blueprint, steps: int = 10) -> tuple[ElasticTransformer, torch.optim.Optimizer]:
     model = build(blueprint)
     optimizer = build_optimizer(model, Learner(learning_rate=0.01))
-    _train(model, optimizer, steps)
+    train(model, optimizer, steps)
     return model, optimizer
-
-
-def _fits(model: ElasticTransformer, optimizer: torch.optim.Optimizer) -> None:
-    """Counted, known to the optimizer and built anew as the blueprint says."""
-    assert sum(p.numel() for p in model.parameters()) == model.blueprint.parameters
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters())
-    assert {id(p) for p in optimizer.state} <= set(held)
-    twin = build(model.blueprint)
-    twin.load_state_dict(load(save(dict(model.state_dict()))))
-    assert torch.equal(twin(_rows()[0]), model(_rows()[0]))
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_shared_weights_are_counted_saved_and_learned_once(rank: int) -> None:
     model, optimizer = _trained(replace(PAIRS, difference_rank=rank))
-    _fits(model, optimizer)
+    fits(model, optimizer)
     assert model.block(1).attention is model.block(0).attention and model.block(3).mlp is model.block(2).mlp
     assert not any(name.startswith(("blocks.1.attention.", "blocks.1.mlp.")) for name in model.state_dict())
     differences = {name for name in model.state_dict() if "difference" in name}
@@ -92,24 +64,24 @@ def test_shared_weights_are_counted_saved_and_learned_once(rank: int) -> None:
 @pytest.mark.parametrize("layer", [0, 1])
 def test_weights_of_its_own_keep_the_outputs_and_their_moments(part: Part, layer: int, rank: int) -> None:
     model, optimizer = _trained(replace(PAIRS, difference_rank=rank))
-    features, _ = _rows()
+    features, _ = pictures()
     before = model(features)
     weight = model.block(layer).attention.q if part == "attention" else model.block(layer).mlp.into.weight
     moments = optimizer.state[weight]["exp_avg"].clone()
     operate(model, Unshare(part, layer), seed=0, follow=OptimizerFollower(optimizer))
     torch.testing.assert_close(model(features), before, rtol=1e-5, atol=1e-5)
-    _fits(model, optimizer)
+    fits(model, optimizer)
     for of in (0, 1):
         own = model.block(of).attention.q if part == "attention" else model.block(of).mlp.into.weight
         assert torch.equal(optimizer.state[own]["exp_avg"], moments)
-    _train(model, optimizer, 2)
+    train(model, optimizer, 2)
     assert not torch.equal(model.block(0).mlp.into.weight, model.block(1).mlp.into.weight) or part == "attention"
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_what_was_copied_is_shared_again_without_a_change(part: Part) -> None:
     model, optimizer = _trained(PAIRS)
-    features, _ = _rows()
+    features, _ = pictures()
     follow = OptimizerFollower(optimizer)
     before = model(features)
     operate(model, Unshare(part, 1), seed=0, follow=follow)
@@ -118,7 +90,7 @@ def test_what_was_copied_is_shared_again_without_a_change(part: Part) -> None:
     operate(model, Share(part, (0, 1)), seed=0, follow=follow)
     torch.testing.assert_close(model(features), before, rtol=1e-5, atol=1e-5)
     assert model.blueprint == PAIRS
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 def _shuffle(model: ElasticTransformer, part: Part, layer: int) -> None:
@@ -139,7 +111,7 @@ def test_the_more_rank_the_less_sharing_changes(part: Part) -> None:
     changes = []
     for rank in (0, 4, 16):
         model, optimizer = _trained(replace(ALONE, difference_rank=rank), steps=30)
-        features, _ = _rows()
+        features, _ = pictures()
         before = model(features).detach()
         with torch.no_grad():  # biases have no difference
             for layer in (0, 2):
@@ -151,8 +123,8 @@ def test_the_more_rank_the_less_sharing_changes(part: Part) -> None:
         before = model(features).detach()
         operate(model, Share(part, (0, 2)), seed=0, follow=OptimizerFollower(optimizer))
         changes.append(float((model(features).detach() - before).abs().max()))
-        _fits(model, optimizer)
-        _train(model, optimizer, 1)
+        fits(model, optimizer)
+        train(model, optimizer, 1)
     assert changes[0] > changes[1] > changes[2]
     assert changes[2] < 1e-4, "full rank"
 
@@ -162,11 +134,11 @@ def test_the_more_rank_the_less_sharing_changes(part: Part) -> None:
 def test_sharing_changes_less_where_it_is_fitted_to_recent_inputs(part: Part, rank: int) -> None:
     before, _ = _trained(replace(ALONE, difference_rank=rank), steps=60)
     change = []
-    for calibration in (None, _rows(256, seed=500)[0]):
+    for calibration in (None, pictures(256, seed=500)[0]):
         model = copy.deepcopy(before)
         operate(model, Share(part, (1, 2)), seed=0, calibration=calibration)
         assert all(attention.kept is None for attention in (model.block(at).attention for at in range(LAYERS)))
-        fresh = _rows(256, seed=900)[0]
+        fresh = pictures(256, seed=900)[0]
         change.append((model(fresh) - before(fresh)).square().mean().item())
     assert change[1] < 0.8 * change[0]
 
@@ -174,25 +146,25 @@ def test_sharing_changes_less_where_it_is_fitted_to_recent_inputs(part: Part, ra
 def test_heads_of_shared_attention_come_and_go_in_all_its_layers() -> None:
     model, optimizer = _trained(replace(PAIRS, difference_rank=2))
     follow = OptimizerFollower(optimizer)
-    features, target = _rows()
+    features, target = pictures()
     before = model(features)
     operate(model, GrowHeads(1, 2), seed=0, follow=follow)
     torch.testing.assert_close(model(features), before, rtol=1e-6, atol=1e-6)
     assert model.blueprint.heads == (4, 4, 2, 2)
-    _fits(model, optimizer)
+    fits(model, optimizer)
     operate(model, RecycleHead(0, 2), seed=0, follow=follow, calibration=features)
     torch.testing.assert_close(model(features), before, rtol=1e-5, atol=1e-5)
-    importance = head_importance(model, features, target, _row_loss)
+    importance = head_importance(model, features, target, row_loss)
     assert importance[0] == importance[1] and [len(layer) for layer in importance] == [4, 4, 2, 2]
-    scores = growth_scores(model, features, target, _row_loss, seed=0)
+    scores = growth_scores(model, features, target, row_loss, seed=0)
     assert scores[0] == scores[1] != scores[2] == scores[3]
     operate(model, ShrinkHeads(1, (2, 3)), seed=0, follow=follow, calibration=features)
     torch.testing.assert_close(model(features), before, rtol=1e-4, atol=1e-4)
-    _fits(model, optimizer)
+    fits(model, optimizer)
 
 
 def test_refitting_shared_heads_loses_less_than_cutting_them() -> None:
-    calibration, unseen = _rows(256, seed=99)[0], _rows(256, seed=100)[0]
+    calibration, unseen = pictures(256, seed=99)[0], pictures(256, seed=100)[0]
     lost = []
     for known in (None, calibration):
         model, _ = _trained(replace(PAIRS, heads=(3,) * LAYERS), steps=60)
@@ -204,20 +176,20 @@ def test_refitting_shared_heads_loses_less_than_cutting_them() -> None:
 
 def test_a_restored_state_shares_as_it_did() -> None:
     model, optimizer = _trained(replace(PAIRS, difference_rank=2))
-    features, _ = _rows()
+    features, _ = pictures()
     before = model(features)
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     moments = {n: v.clone() for n, v in optimizer_tensors(optimizer, model.named_parameters()).items()}
     blueprint, follow = model.blueprint, OptimizerFollower(optimizer)
     for edit in (Unshare("mlp", 0), Share("attention", (1, 2)), GrowHeads(3, 1), GrowOutputs(5)):
         operate(model, edit, seed=1, follow=follow)
-    _train(model, optimizer, 2)
+    train(model, optimizer, 2)
     names = {parameter: name for name, parameter in model.named_parameters()}
     restoring = RestoringFollower(optimizer, names, moments)
     operate(model, Restore.of(BEFORE_EDIT, blueprint), seed=0, follow=restoring, weights=kept)
     assert model.blueprint == replace(blueprint, outputs=5)
     assert torch.equal(model(features)[:, :4], before)
-    _fits(model, optimizer)
+    fits(model, optimizer)
     for name, parameter in model.named_parameters():
         if not name.startswith("output."):
             assert torch.equal(optimizer.state[parameter]["exp_avg"], moments[f"exp_avg/{name}"])
@@ -277,14 +249,14 @@ def test_any_edits_keep_shapes_state_and_saving_exact(drawn: tuple[Blueprint, li
     for at, edit in enumerate(edits):
         operate(model, edit, seed=at, follow=OptimizerFollower(optimizer), weights=kept)
         if at % 6 == 0:
-            _train(model, optimizer, 1)
-    _fits(model, optimizer)
+            train(model, optimizer, 1)
+    fits(model, optimizer)
     weights, moments = load(save(dict(model.state_dict()))), optimizer_tensors(optimizer, model.named_parameters())
     twin = build(model.blueprint)
     twin.load_state_dict(weights)
     twin_optimizer = build_optimizer(twin, Learner(learning_rate=0.01))
     load_optimizer_tensors(twin_optimizer, dict(twin.named_parameters()), load(save(moments)))
-    _train(model, optimizer, 2)
-    _train(twin, twin_optimizer, 2)
+    train(model, optimizer, 2)
+    train(twin, twin_optimizer, 2)
     named = dict(twin.named_parameters())
     assert all(torch.allclose(value, named[name], rtol=1e-4, atol=1e-6) for name, value in model.named_parameters())

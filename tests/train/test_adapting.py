@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.train.conftest import begun, everything, live
 
 from planaria.blueprint import GrowHeads, Share
 from planaria.job import Job
-from planaria.stream import open_stream
 from planaria.train.adapting import CAUSE
-from planaria.train.group import Alone
 from planaria.train.lifelong import Lifelong
 
 CONCEPT_ROWS = 2_560
@@ -69,28 +68,7 @@ def _run(
         "scale": {"workers": 0, "shards": shards},
         "record": {"interval_samples": 640},
     }
-    job = Job.model_validate(values)
-    stream = open_stream(job.stream, seed=job.seed, base=Path.cwd(), hold_out_fraction=job.evaluation.hold_out_fraction)
-    run = Lifelong(job, stream, Alone(), torch.device("cpu"))
-    run.begin()
-    return run
-
-
-def _live(run: Lifelong, steps: int | None = None) -> Lifelong:
-    while (steps is None or run.step < steps) and run.take_step() is not None:
-        pass
-    return run
-
-
-def _everything(run: Lifelong) -> dict[str, Any]:
-    """But for what a clock measured."""
-    parts = run.state()
-    about = json.loads(parts.pop("state.json"))
-    for stretch in ("totals", "interval", "life"):
-        measured = about["account"][stretch]
-        about["account"][stretch] = {k: v for k, v in measured.items() if "seconds" not in k and "energy" not in k}
-    del parts["records.arrow"]
-    return {"account": about["account"], **parts}
+    return begun(Job.model_validate(values))
 
 
 def _routed(run: Lifelong, context: int) -> float:
@@ -103,7 +81,7 @@ def _routed(run: Lifelong, context: int) -> float:
 
 @pytest.mark.parametrize("boundaries", ["told", "detected"])
 def test_each_concept_gets_an_adapter_which_its_rows_find_and_returns_to(boundaries: str, table: Path) -> None:
-    run = _live(_run(table, boundaries))
+    run = live(_run(table, boundaries))
     causes = [(row["cause"], json.loads(row["blueprint"])["adapters"]) for row in run.account.records.rows("revisions")]
     assert [adapters for cause, adapters in causes if cause == CAUSE] == [2, 3]
     assert run.adapting.adapter_of == {0: 0, 1: 1, 2: 2} and run.adapting.present == 0
@@ -119,18 +97,18 @@ def test_a_run_with_adapters_survives_edits_and_a_resume(table: Path) -> None:
     }
     whole, cut = _run(table, **policy), _run(table, **policy)
     for run in (whole, cut):
-        _live(run, 50)
+        live(run, 50)
         run._edit(GrowHeads(0, 1), "test", "so that there is more")
-        _live(run, 60)
+        live(run, 60)
         run._edit(GrowHeads(1, 1), "test", "so that they can share")
         run._edit(Share("mlp", (0, 1)), "test", "so that they share")
-        _live(run, 97)
+        live(run, 97)
     again = _run(table, **policy)
     again.load_state(cut.state())
     for run in (again, whole):
-        _live(run)
+        live(run)
     assert whole.blueprint.adapters == 3
-    assert _everything(again) == _everything(whole)
+    assert everything(again) == everything(whole)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +123,7 @@ def test_a_run_with_adapters_survives_edits_and_a_resume(table: Path) -> None:
 )
 def test_adapters_are_the_same_in_shards_but_for_rounding(learner: dict[str, Any], table: Path) -> None:
     policy = {"learner": {"learning_rate": 0.001, "memory": {"rows": 300}, **learner}}
-    one, two = (_live(_run(table, "told", shards, **policy), 60) for shards in (1, 2))
+    one, two = (live(_run(table, "told", shards, **policy), 60) for shards in (1, 2))
     assert one.blueprint == two.blueprint and one.blueprint.adapters == 2
     assert one.adapting.adapter_of == two.adapting.adapter_of
     rows = [[row["loss"] for row in run.account.records.rows("steps")] for run in (one, two)]
@@ -162,35 +140,35 @@ def test_a_controller_that_edits_and_restores_goes_on_with_adapters(table: Path)
     }
     budget = {"price": 1.0, "decision_fraction": 1.0}
     whole, cut = (_run(table, "detected", controller=controller, budget=budget) for _ in range(2))
-    _live(cut, 140)
+    live(cut, 140)
     again = _run(table, "detected", controller=controller, budget=budget)
     again.load_state(cut.state())
-    for run in (again, _live(whole)):
-        _live(run)
+    for run in (again, live(whole)):
+        live(run)
     assert whole.blueprint.adapters >= 2
     assert len({row["cause"] for row in whole.account.records.rows("revisions")}) > 2, "and it edited"
-    assert _everything(again) == _everything(whole)
+    assert everything(again) == everything(whole)
 
 
 def test_there_are_no_more_adapters_than_allowed_and_a_late_concept_uses_the_nearest(table: Path) -> None:
-    run = _live(_run(table, adapters={"units": 4, "most": 2}))
+    run = live(_run(table, adapters={"units": 4, "most": 2}))
     assert run.blueprint.adapters == 2
     assert set(run.adapting.adapter_of) == {0, 1, 2} and run.adapting.adapter_of[2] in (0, 1)
     limit = run.blueprint.parameters - 1
-    small = _live(_run(table, budget={"parameters": limit}), 100)
+    small = live(_run(table, budget={"parameters": limit}), 100)
     assert small.blueprint.adapters == 1, "a budget of parameters holds for adapters, too"
 
 
 def test_after_pruning_no_adapter_makes_the_model_larger_again(table: Path) -> None:
     prune = {"from_samples": 640, "coarse": 0.2, "fine": 0.4, "steps": 2, "every_samples": 64}
-    run = _live(_run(table, prune=prune))
+    run = live(_run(table, prune=prune))
     ceiling = run.controller.ceiling
     assert ceiling is not None and run.blueprint.parameters <= ceiling
     assert run.blueprint.adapters == 1, "concepts that came later use the one that there is"
 
 
 def test_one_adapter_without_a_shift_is_what_all_rows_use(table: Path) -> None:
-    run = _live(_run(table), 20)
+    run = live(_run(table), 20)
     router = run.model.router
     assert router is not None
     features = run._tensors(run.stream.read(0, 64).select(slice(None)))
@@ -201,8 +179,8 @@ def test_one_adapter_without_a_shift_is_what_all_rows_use(table: Path) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_run_with_adapters_learns_the_same(table: Path) -> None:
-    plain = _live(_run(table), 60)
-    compiled = _live(_run(table, model={"compile_after_rows": 320}), 60)
+    plain = live(_run(table), 60)
+    compiled = live(_run(table, model={"compile_after_rows": 320}), 60)
     losses = [[row["loss"] for row in run.account.records.rows("steps")] for run in (plain, compiled)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert compiled.blueprint.adapters == 2

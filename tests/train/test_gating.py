@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
+from tests.train.conftest import begun, everything, live
 
 from planaria.active import active_flops, active_parameters
 from planaria.blueprint import Gates, GrowHeads, SetGate, Share, ShrinkHeads
 from planaria.job import Job
-from planaria.stream import open_stream
-from planaria.train.group import Alone
 from planaria.train.lifelong import Lifelong
 
 GATES: list[dict[str, Any]] = [
@@ -57,33 +54,13 @@ def _run(table: Path, gate: dict[str, Any] | None, samples: int, shards: int = 1
         "scale": {"workers": 0, "shards": shards},
         "record": {"interval_samples": 320},
     }
-    job = Job.model_validate(values)
-    stream = open_stream(job.stream, seed=job.seed, base=Path.cwd(), hold_out_fraction=job.evaluation.hold_out_fraction)
-    run = Lifelong(job, stream, Alone(), torch.device("cpu"))
-    run.begin()
-    return run
-
-
-def _live(run: Lifelong, steps: int | None = None) -> None:
-    while (steps is None or run.step < steps) and run.take_step() is not None:
-        pass
-
-
-def _everything(run: Lifelong) -> dict[str, Any]:
-    """But for what a clock measured."""
-    parts = run.state()
-    about = json.loads(parts.pop("state.json"))
-    for stretch in ("totals", "interval", "life"):
-        measured = about["account"][stretch]
-        about["account"][stretch] = {k: v for k, v in measured.items() if "seconds" not in k and "energy" not in k}
-    del parts["records.arrow"]
-    return {"account": about["account"], **parts}
+    return begun(Job.model_validate(values))
 
 
 @pytest.mark.parametrize("gate", GATES)
 def test_the_rows_use_about_the_fraction_that_the_policy_asks_for(gate: dict[str, Any], table: Path) -> None:
     run = _run(table, {**gate, "active_fraction": 0.6}, 6_000, learning_rate=0.01)
-    _live(run)
+    live(run)
     run.finish()
     rows = run.account.records.rows("steps")
     late = [float(np.mean(row["active_fraction"])) for row in rows[-6:]]
@@ -101,20 +78,20 @@ def test_a_run_with_gates_survives_edits_and_a_resume(gate: dict[str, Any], tabl
     whole, cut = _run(table, gate, 2_560), _run(table, gate, 2_560)
     gates = whole.blueprint.gates
     for run in (whole, cut):
-        _live(run, 15)
+        live(run, 15)
         run._edit(GrowHeads(0, 1), "test", "so that there is more")
-        _live(run, 25)
+        live(run, 25)
         run._edit(SetGate(None), "test", "so that all is open")
-        _live(run, 30)
+        live(run, 30)
         run._edit(SetGate(gates), "test", "so that less is")
         run._edit(ShrinkHeads(0, (1,)), "test", "so that there is less")
         run._edit(Share("attention", (0, 1)), "test", "so that they share")
-        _live(run, 40)
+        live(run, 40)
     again = _run(table, gate, 2_560)
     again.load_state(cut.state())
     for run in (again, whole):
-        _live(run)
-    assert _everything(again) == _everything(whole)
+        live(run)
+    assert everything(again) == everything(whole)
 
 
 @pytest.mark.parametrize("learner", [{}, {"loss": "a_gem"}, {"readout": {"features": 16}}])
@@ -124,7 +101,7 @@ def test_gates_are_the_same_in_shards_but_for_rounding(
 ) -> None:
     one, four = (_run(table, gate, 640, shards, **{**learner, "learning_rate": 0.002}) for shards in (1, 4))
     for run in (one, four):
-        _live(run)
+        live(run)
     rows = [run.account.records.rows("steps") for run in (one, four)]
     for name in ("loss", "parameters_active"):
         ours, theirs = ([row[name] for row in table] for table in rows)
@@ -133,10 +110,10 @@ def test_gates_are_the_same_in_shards_but_for_rounding(
 
 def test_gates_that_an_edit_brought_are_not_pulled_without_a_policy(table: Path) -> None:
     run = _run(table, None, 1_280)
-    _live(run, 5)
+    live(run, 5)
     assert run.gating.length(run.model) == 0 and run.gating.opened == ()
     run._edit(SetGate(Gates("straight_through", "row", 2)), "test", "to try them")
-    _live(run, 10)
+    live(run, 10)
     assert run.gating.price(run.row) == 0 and len(run.gating.opened) == 2 * (2 + 2)
 
 

@@ -11,15 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.train.conftest import begun, everything, live
 
 import planaria
 from planaria.blueprint import Blueprint, GrowHeads, Prune, ShrinkHeads, ShrinkMlp
 from planaria.job import Job
 from planaria.policy import Policy
 from planaria.record import read_rows, write_report
-from planaria.stream import open_stream
-from planaria.train.group import Alone
-from planaria.train.lifelong import Lifelong
 from planaria.train.pruning import Masks, Stage, stages
 
 PRUNE: dict[str, Any] = {"from_samples": 640, "coarse": 0.2, "fine": 0.6, "steps": 3, "every_samples": 320}
@@ -56,29 +54,6 @@ def _job(table: Path, prune: dict[str, Any] | None = PRUNE, shards: int = 1, **p
     return Job.model_validate(values)
 
 
-def _open(job: Job) -> Lifelong:
-    stream = open_stream(job.stream, seed=job.seed, base=Path.cwd(), hold_out_fraction=job.evaluation.hold_out_fraction)
-    run = Lifelong(job, stream, Alone(), torch.device("cpu"))
-    run.begin()
-    return run
-
-
-def _live(run: Lifelong, steps: int | None = None) -> None:
-    while (steps is None or run.step < steps) and run.take_step() is not None:
-        pass
-
-
-def _everything(run: Lifelong) -> dict[str, Any]:
-    """But for what a clock measured."""
-    parts = run.state()
-    about = json.loads(parts.pop("state.json"))
-    for stretch in ("totals", "interval", "life"):
-        measured = about["account"][stretch]
-        about["account"][stretch] = {k: v for k, v in measured.items() if "seconds" not in k and "energy" not in k}
-    del parts["records.arrow"]
-    return {"account": about["account"], "pruning": about["pruning"], **parts}
-
-
 def test_stages_are_coarse_then_fine_then_single_weights() -> None:
     prune = {"from_samples": 100, "coarse": 0.2, "fine": 0.8, "steps": 2, "every_samples": 50, "unstructured": 0.5}
     first, second, third, last = stages(Policy.model_validate({"prune": prune, "controller": {"kind": "none"}}))
@@ -92,10 +67,10 @@ def test_stages_are_coarse_then_fine_then_single_weights() -> None:
 
 
 def test_a_run_prunes_as_far_as_it_is_asked_and_says_why(table: Path) -> None:
-    run, plain = _open(_job(table)), _open(_job(table, None))
+    run, plain = begun(_job(table)), begun(_job(table, None))
     whole = run.blueprint.prunable
     for one in (run, plain):
-        _live(one)
+        live(one)
     assert run.blueprint.prunable == pytest.approx(0.4 * whole, abs=16.5), "half a hidden unit"
     assert sum(p.numel() for p in run.model.parameters()) == run.blueprint.parameters < 0.6 * plain.blueprint.parameters
     rows = [row for row in run.account.records.rows("revisions") if row["cause"] == "prune"]
@@ -122,24 +97,24 @@ VARIANTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(variant) or "plain")
 def test_a_run_that_prunes_is_the_same_run_after_a_resume(variant: dict[str, Any], table: Path) -> None:
     job = _job(table, **variant)
-    whole, cut = _open(job), _open(job)
-    _live(cut, 46)
+    whole, cut = begun(job), begun(job)
+    live(cut, 46)
     assert cut.pruning.done == 3
-    again = _open(job)
+    again = begun(job)
     again.load_state(cut.state())
-    _live(again, 70)
-    last = _open(job)
+    live(again, 70)
+    last = begun(job)
     last.load_state(again.state())
     for run in (last, whole):
-        _live(run)
-    assert _everything(last) == _everything(whole)
+        live(run)
+    assert everything(last) == everything(whole)
     assert last.pruning.done == len(last.pruning.stages)
 
 
 def test_pruning_is_the_same_in_shards_but_for_rounding(table: Path) -> None:
-    one, four = (_open(_job(table, shards=shards, learner={"learning_rate": 0.002})) for shards in (1, 4))
+    one, four = (begun(_job(table, shards=shards, learner={"learning_rate": 0.002})) for shards in (1, 4))
     for run in (one, four):
-        _live(run, 45)
+        live(run, 45)
     assert one.blueprint == four.blueprint and one.blueprint.mlp_widths
     losses = [[row["loss"] for row in run.account.records.rows("steps")] for run in (one, four)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -157,14 +132,14 @@ def test_pruning_is_the_same_in_shards_but_for_rounding(table: Path) -> None:
 )
 def test_single_weights_that_went_stay_at_zero_while_the_others_learn(learner: dict[str, Any], table: Path) -> None:
     prune = {"from_samples": 640, "coarse": 0.0, "fine": 0.0, "unstructured": 0.7}
-    run = _open(_job(table, prune, learner=learner))
-    _live(run, 21)
+    run = begun(_job(table, prune, learner=learner))
+    live(run, 21)
     weight = run.model.block(0).mlp.into.weight
     zero, before = weight == 0, weight.detach().clone()
     masked = run.pruning.masks.of
     total = sum(mask.numel() for mask in masked.values())
     assert sum(int((p == 0).sum()) for p in masked) == pytest.approx(0.7 * total, abs=1)
-    _live(run)
+    live(run)
     weight = run.model.block(0).mlp.into.weight
     assert bool((weight[zero] == 0).all()) and not torch.equal(weight, before)
     assert sum(int((p == 0).sum()) for p in masked) == pytest.approx(0.7 * total, abs=1)
@@ -173,14 +148,14 @@ def test_single_weights_that_went_stay_at_zero_while_the_others_learn(learner: d
 
 
 def test_masks_follow_their_rows_through_surgery(table: Path) -> None:
-    run = _open(_job(table, {"from_samples": 320, "coarse": 0.0, "fine": 0.0, "unstructured": 0.5}))
-    _live(run, 11)
+    run = begun(_job(table, {"from_samples": 320, "coarse": 0.0, "fine": 0.0, "unstructured": 0.5}))
+    live(run, 11)
     mlp = run.model.block(0).mlp
     zero = (mlp.out.weight == 0)[:, [0, *range(2, 32)]]
     run._edit(Prune(((0,),), ((1,),)), "test", "so that masks have to follow")
     run._edit(GrowHeads(1, 1), "test", "and so that some have none")
     assert torch.equal(run.model.block(0).mlp.out.weight == 0, zero)
-    _live(run, 15)
+    live(run, 15)
     assert torch.equal(run.model.block(0).mlp.out.weight == 0, zero)
     assert bool((run.model.block(1).attention.o[-1] != 0).all()), "what is new has all its weights"
     held = {id(p) for p in run.model.parameters()}
@@ -195,7 +170,7 @@ def test_a_controller_does_not_grow_back_what_was_pruned(kind: str, table: Path)
     job = _job(table, {**PRUNE, "every_samples": 160}, controller=controller, **policy).model_copy(
         update={"samples": 4_800}
     )
-    run = _open(job)
+    run = begun(job)
     most = run.blueprint.parameters
     while run.take_step() is not None:
         most = run.controller.ceiling or most
@@ -208,8 +183,8 @@ def test_a_controller_does_not_grow_back_what_was_pruned(kind: str, table: Path)
 
 
 def test_what_is_known_of_hidden_units_goes_with_them(table: Path) -> None:
-    run = _open(_job(table, None, learner={"renew": {"rate": 1e-6, "maturity_steps": 5}}))
-    _live(run, 10)
+    run = begun(_job(table, None, learner={"renew": {"rate": 1e-6, "maturity_steps": 5}}))
+    live(run, 10)
     renewal = run.renewing.renewal
     assert renewal is not None
     known = renewal.magnitude_U.clone()
@@ -218,7 +193,7 @@ def test_what_is_known_of_hidden_units_goes_with_them(table: Path) -> None:
     run._edit(ShrinkHeads(0, (0,)), "test", "which has nothing to do with it")
     kept = [*range(3), *range(4, 32), *range(33, 63)]
     assert torch.equal(renewal.magnitude_U, known[kept]) and renewal.widths == [31, 30]
-    _live(run, 20)
+    live(run, 20)
     assert bool((renewal.age_U == 20).all())
 
 

@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.train.conftest import begun, everything, live
 
 from planaria.blueprint import GrowHeads, Quantisation, Share, ShrinkHeads
 from planaria.job import Job
-from planaria.stream import open_stream
-from planaria.train.group import Alone
 from planaria.train.lifelong import Lifelong
 
 
@@ -50,27 +49,7 @@ def _run(table: Path, quantise: dict[str, Any] | None, samples: int = 960, shard
         "scale": {"workers": 0, "shards": shards},
         "record": {"interval_samples": 320},
     }
-    job = Job.model_validate(values)
-    stream = open_stream(job.stream, seed=job.seed, base=Path.cwd(), hold_out_fraction=job.evaluation.hold_out_fraction)
-    run = Lifelong(job, stream, Alone(), torch.device("cpu"))
-    run.begin()
-    return run
-
-
-def _live(run: Lifelong, steps: int | None = None) -> None:
-    while (steps is None or run.step < steps) and run.take_step() is not None:
-        pass
-
-
-def _everything(run: Lifelong) -> dict[str, Any]:
-    """But for what a clock measured."""
-    parts = run.state()
-    about = json.loads(parts.pop("state.json"))
-    for stretch in ("totals", "interval", "life"):
-        measured = about["account"][stretch]
-        about["account"][stretch] = {k: v for k, v in measured.items() if "seconds" not in k and "energy" not in k}
-    del parts["records.arrow"]
-    return {"account": about["account"], **parts}
+    return begun(Job.model_validate(values))
 
 
 @pytest.mark.parametrize(
@@ -82,20 +61,20 @@ def test_the_last_phase_begins_where_the_policy_says_and_is_a_revision(
 ) -> None:
     run, plain = _run(table, quantise), _run(table, None)
     for one in (run, plain):
-        _live(one, first)
+        live(one, first)
     assert run.blueprint.quantisation is None and torch.equal(run.model.class_token_D, plain.model.class_token_D)
-    _live(run, first + 1)
+    live(run, first + 1)
     assert run.blueprint.quantisation == Quantisation(quantise.get("bits", 8), quantise.get("activations", "token"))
-    _live(run)
+    live(run)
     run.finish()
-    _, begun = run.account.records.rows("revisions")
-    assert (begun["cause"], begun["step"], json.loads(begun["edit"])["kind"]) == ("quantise", first, "quantise")
-    assert json.loads(begun["blueprint"])["quantisation"]["bits"] == quantise.get("bits", 8)
+    _, newest = run.account.records.rows("revisions")
+    assert (newest["cause"], newest["step"], json.loads(newest["edit"])["kind"]) == ("quantise", first, "quantise")
+    assert json.loads(newest["blueprint"])["quantisation"]["bits"] == quantise.get("bits", 8)
 
 
 def test_a_run_that_is_quantised_from_its_first_row_has_one_revision(table: Path) -> None:
     run = _run(table, {"from_samples": 0}, 64)
-    _live(run)
+    live(run)
     run.finish()
     assert run.blueprint.quantisation is not None and len(run.account.records.rows("revisions")) == 1
 
@@ -103,7 +82,7 @@ def test_a_run_that_is_quantised_from_its_first_row_has_one_revision(table: Path
 def test_predictions_after_the_switch_are_those_of_the_quantised_model(table: Path) -> None:
     run, plain = (_run(table, quantise) for quantise in ({"from_samples": 320, "bits": 4}, None))
     for one in (run, plain):
-        _live(one, 11)
+        live(one, 11)
     rows = run.stream.read(320, 32)
     features = {"numeric": torch.from_numpy(rows.select(slice(None))["numeric"])}
     differ = []
@@ -120,23 +99,23 @@ def test_predictions_after_the_switch_are_those_of_the_quantised_model(table: Pa
 def test_a_run_survives_edits_and_a_resume_in_its_last_phase(more: dict[str, Any], table: Path) -> None:
     whole, cut = (_run(table, {"from_samples": 320}, 1_600, **more) for _ in range(2))
     for run in (whole, cut):
-        _live(run, 15)
+        live(run, 15)
         run._edit(GrowHeads(0, 1), "test", "so that there is more")
-        _live(run, 20)
+        live(run, 20)
         run._edit(ShrinkHeads(0, (1,)), "test", "so that there is less")
         run._edit(Share("attention", (0, 1)), "test", "so that they share")
-        _live(run, 30)
+        live(run, 30)
     again = _run(table, {"from_samples": 320}, 1_600, **more)
     again.load_state(cut.state())
     assert again.blueprint.quantisation is not None
     for run in (again, whole):
-        _live(run)
-    assert _everything(again) == _everything(whole)
+        live(run)
+    assert everything(again) == everything(whole)
 
 
 def test_a_row_s_rounding_does_not_depend_on_the_shard_that_it_is_in(table: Path) -> None:
     one, four = (_run(table, {"from_samples": 320}, 640, shards) for shards in (1, 4))
     for run in (one, four):
-        _live(run)
+        live(run)
     losses = [[row["loss"] for row in run.account.records.rows("steps")] for run in (one, four)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
