@@ -19,7 +19,7 @@ from planaria.stream.loaded import Loaded, LoadedFormat, LoadedListing, about, r
 from planaria.stream.parquet_file import ParquetFormat
 from planaria.stream.pool import Pools
 from planaria.stream.scenario_stream import ScenarioStream
-from planaria.stream.source import DataError, Format, Wanted
+from planaria.stream.source import DataError, Files, Format, Wanted
 from planaria.stream.spool import spool
 from planaria.stream.tape import Tape
 from planaria.stream.window import Window
@@ -77,17 +77,7 @@ def open_stream(
         raise InputError(str(error)) from error
 
     def opened(fraction: float) -> FileStream:
-        tape = Tape(listing, format_, columns, _piece_rows(columns), settings.delimiter)
-        window = Window(tape, columns, follow=settings.follow, poll_s=settings.follow_poll_s, stop_waiting=stop_waiting)
-        return FileStream(
-            tape,
-            window,
-            columns,
-            categories=settings.categories,
-            seed=seed,
-            hold_out_fraction=fraction,
-            total_rows=total_rows,
-        )
+        return _file_stream(listing, format_, columns, settings, seed, fraction, total_rows, stop_waiting)
 
     if settings.scenario is None:
         return opened(hold_out_fraction)
@@ -130,11 +120,23 @@ def _open_loaded(loaded: Loaded, settings: StreamSettings, seed: int, hold_out_f
     if loaded.pools is not None:
         return ScenarioStream(loaded.pools, settings.scenario or _whole(settings, loaded.pools), seed)
     assert loaded.settings is not None
-    columns = columns_of(loaded.settings)
     listing = LoadedListing(loaded, str(loaded.settings.path))
-    delimiter = loaded.settings.delimiter
-    tape = Tape(listing, LoadedFormat(loaded), columns, _piece_rows(columns), delimiter)
-    window = Window(tape, columns, follow=False, poll_s=settings.follow_poll_s, stop_waiting=_never)
+    columns, rows = columns_of(loaded.settings), loaded.total_rows
+    return _file_stream(listing, LoadedFormat(loaded), columns, loaded.settings, seed, hold_out_fraction, rows, _never)
+
+
+def _file_stream(
+    listing: Files,
+    format_: Format,
+    columns: Columns,
+    settings: StreamSettings,
+    seed: int,
+    hold_out_fraction: float,
+    total_rows: int | None,
+    stop_waiting: Callable[[], bool],
+) -> FileStream:
+    tape = Tape(listing, format_, columns, _piece_rows(columns), settings.delimiter)
+    window = Window(tape, columns, follow=settings.follow, poll_s=settings.follow_poll_s, stop_waiting=stop_waiting)
     return FileStream(
         tape,
         window,
@@ -142,7 +144,7 @@ def _open_loaded(loaded: Loaded, settings: StreamSettings, seed: int, hold_out_f
         categories=settings.categories,
         seed=seed,
         hold_out_fraction=hold_out_fraction,
-        total_rows=loaded.total_rows,
+        total_rows=total_rows,
     )
 
 
