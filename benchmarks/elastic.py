@@ -2,9 +2,11 @@
 
     python -m benchmarks.elastic                                  seeds 0 to 9: elastic, and fixed at heads.max
     python -m benchmarks.elastic --seeds 100 101 --sizes 2 4 6    tuning seeds: what capacity is worth
+    python -m benchmarks.elastic --policy lasting --out benchmarks/results/lasting.json
 
-Every run is jobs/fashion_shift.yaml without Ray; "fixed" is the same job with the controller off. As many runs as there
-are cores go on at once. Writes benchmarks/results/elastic.json (with --out, another file).
+Every run is jobs/fashion_shift.yaml without Ray, with that policy (`balanced` where none is named); "fixed" is the same
+with the controller off. As many runs as there are cores go on at once. Writes benchmarks/results/elastic.json (with
+--out, another file).
 """
 
 from __future__ import annotations
@@ -37,13 +39,14 @@ WITHIN_SAMPLES = 1_000
 HELD_OUT = "evaluation.rows_per_context=2000"
 
 
-def elastic_job(seed: int) -> Job:
-    return load_job(JOB, [f"seed={seed}", "scale.workers=0", HELD_OUT])
+def elastic_job(seed: int, policy: str = "balanced") -> Job:
+    return load_job(JOB, [f"seed={seed}", "scale.workers=0", HELD_OUT, f"policy={policy}"])
 
 
-def fixed_job(seed: int, heads: int) -> Job:
-    settings = [f"policy.heads.start={heads}", f"policy.heads.max={max(heads, elastic_job(seed).policy.heads.max)}"]
-    return load_job(JOB, [f"seed={seed}", "scale.workers=0", HELD_OUT, "policy.controller.kind=none", *settings])
+def fixed_job(seed: int, heads: int, policy: str = "balanced") -> Job:
+    most = max(heads, elastic_job(seed, policy).policy.heads.max)
+    still = ["policy.controller.kind=none", f"policy.heads.start={heads}", f"policy.heads.max={most}"]
+    return load_job(JOB, [f"seed={seed}", "scale.workers=0", HELD_OUT, f"policy={policy}", *still])
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -109,23 +112,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--sizes", type=int, nargs="*", help="fixed sizes alone, in heads a layer")
+    parser.add_argument("--policy", default="balanced")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "elastic.json")
     arguments = parser.parse_args()
     console = Console(width=200)
-    largest = elastic_job(0).policy.heads.max
+    largest = elastic_job(0, arguments.policy).policy.heads.max
     results: dict[str, list[dict[str, Any]]] = {}
     wanted: list[tuple[str, Job]] = []
     for seed in arguments.seeds:
         if not arguments.sizes:
-            wanted.append(("elastic", elastic_job(seed)))
-        wanted += [(f"fixed at {heads}", fixed_job(seed, heads)) for heads in arguments.sizes or [largest]]
+            wanted.append(("elastic", elastic_job(seed, arguments.policy)))
+        for heads in arguments.sizes or [largest]:
+            wanted.append((f"fixed at {heads}", fixed_job(seed, heads, arguments.policy)))
     with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for (name, job), found in zip(wanted, pool.map(run, [job for _, job in wanted]), strict=True):
             results.setdefault(name, []).append(found)
             console.print(f"seed {job.seed}, {name}: final accuracy {found['final_accuracy']:.4f}")
     show(console, results)
-    summary: dict[str, Any] = {"job": JOB.name, "seeds": arguments.seeds, "runs": results}
+    summary: dict[str, Any] = {"job": JOB.name, "policy": arguments.policy, "seeds": arguments.seeds, "runs": results}
     if "elastic" in results:
         summary["detection"] = detection(results["elastic"])
         pairs = zip(results["elastic"], results[f"fixed at {largest}"], strict=True)

@@ -5,7 +5,7 @@
     python -m benchmarks.search teaching     trials that begin with what earlier ones learned, beside those that do
                                              not: a quarter of an hour
     python -m benchmarks.search win DIR      the policies that a campaign of jobs/search_pictures.yaml found, beside
-                                             the default one, on contexts that it did not see: half an hour
+                                             the job's own, on contexts that it did not see: half an hour
 
 By hand means `planaria run` for each trial, as many at a time as the campaign has, and, stricter, one process for each
 of these places that lives through its share of the trials one after the other and records them.
@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import RESULTS, Figure, as_rows, show, write
+from benchmarks.processes import Started, below
 from scipy import stats
 
 from planaria.job import load_job
@@ -63,19 +64,19 @@ def spent_on(work: Callable[[], object]) -> Spent:
     spent: all are looked at ten times a second, and what was seen last counts."""
     if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError("prctl: cannot become the parent of what loses its own")
-    seen: dict[tuple[int, int], float] = {}
+    seen: dict[Started, float] = {}
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(_LOOK_S):
-            seen.update(_below(os.getpid()))
+            seen.update(below(os.getpid()))
 
     watcher, began = threading.Thread(target=watch), time.monotonic()
     watcher.start()
     try:
         work()
         wall = time.monotonic() - began
-        while _below(os.getpid()):  # what outlives its parent for a moment
+        while below(os.getpid()):  # what outlives its parent for a moment
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(-1, os.WNOHANG)
             time.sleep(_LOOK_S)
@@ -83,23 +84,6 @@ def spent_on(work: Callable[[], object]) -> Spent:
         over.set()
         watcher.join()
     return Spent(sum(seen.values()), wall)
-
-
-def _below(parent: int) -> dict[tuple[int, int], float]:
-    """CPU seconds of every process below one, by its id and its start."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    children: dict[int, list[tuple[int, int, float]]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            one = int(path.parent.name), int(fields[19]), (int(fields[11]) + int(fields[12])) / ticks
-            children.setdefault(int(fields[1]), []).append(one)
-    found, at = {}, [parent]
-    while at:
-        for pid, start, seconds in children.get(at.pop(), ()):
-            found[pid, start] = seconds
-            at.append(pid)
-    return found
 
 
 # -- overhead
@@ -338,9 +322,9 @@ UNSEEN: list[dict[str, Any]] = [
 
 
 def win(found: Path, seeds: Sequence[int], trials: Sequence[int]) -> dict[str, Any]:
-    """The policies of these trials (all that nothing beat, where none is named) beside the default one."""
+    """The policies of these trials (all that nothing beat, where none is named) beside the one that the job has."""
     summary = json.loads((found / "summary.json").read_text())
-    policies = {"default": "balanced"}
+    policies = {"default": "lasting"}
     for trial in summary["best"]:
         if not trials or trial["number"] in trials:
             policies[f"trial {trial['number']}"] = str(Path(trial["policy"]).resolve())

@@ -1,0 +1,61 @@
+"""What a process and all that it started hold and have spent, read from /proc. Linux only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process, told from later ones that get its id."""
+
+    pid: int
+    start: int
+    """Clock ticks since the machine began."""
+
+
+def below(parent: int) -> Mapping[Started, float]:
+    """CPU seconds of every process below one, at any depth; of those that have ended nothing is known."""
+    children: dict[int, list[tuple[Started, float]]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            one = Started(int(path.parent.name), int(fields[19]))
+            children.setdefault(int(fields[1]), []).append((one, (int(fields[11]) + int(fields[12])) / _TICKS))
+    found: dict[Started, float] = {}
+    at = [parent]
+    while at:
+        for process, seconds in children.get(at.pop(), ()):
+            found[process] = seconds
+            at.append(process.pid)
+    return found
+
+
+def command(pid: int) -> str:
+    """Its command line; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def proportional_bytes(pid: int) -> int:
+    """Memory in RAM, what is shared with others divided among them; 0 where it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def open_files(pid: int) -> int:
+    """0 where it has ended."""
+    with contextlib.suppress(OSError):
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    return 0

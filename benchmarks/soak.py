@@ -1,0 +1,299 @@
+"""Five million rows and 200 shifts through one run: does it take more memory, files, rows of the store, disk or time as
+it goes on?
+
+    python -m benchmarks.soak                      two Ray Train workers; half an hour of two free cores
+    python -m benchmarks.soak --rows 1000000 --shifts 40 --workers 0
+
+Writes a Parquet folder of numbers and categories with missing values, in stretches of one concept each, of which there
+are a dozen, and runs `planaria run` on it with every part of a run at work. Once in --every seconds it looks at all
+processes of the run (proportional memory, open files), at the run's folder, at Ray's session folder and at the rows of
+the MLflow store. What is reported are slopes over the stream behind the warm-up, as a share of the level there, and the
+CPU time of a step in the last tenth beside the first tenth, of windows without a decision and of equal blueprints.
+Writes benchmarks/results/soak.json and docs/images/soak.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from benchmarks.measure import Figure, as_rows, show, write
+from benchmarks.processes import below, command, open_files, proportional_bytes
+from scipy import stats
+
+from planaria.job import Job, dump_job
+
+matplotlib.use("Agg")
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS, SHIFTS, CONCEPTS = 5_000_000, 200, 12
+NUMERIC = 6
+BATCH = 512
+WARM_UP = 0.2
+"""Of the stream: until then the memory fills, the library of concepts too, and processes grow to their size."""
+MEMORY, FILES, STORE, DISK, SESSION = "memory", "open files", "store rows", "run folder", "Ray session folder"
+UNITS = {MEMORY: "MiB", FILES: "", STORE: "", DISK: "MiB", SESSION: "MiB"}
+
+Sample = dict[str, Any]
+
+
+# -- the stream and the job
+
+
+def write_stream(folder: Path, rows: int, shifts: int) -> None:
+    """One file a stretch. A concept has inputs of its own, and a rule of its own."""
+    words = pa.array([f"place {n}" for n in range(12)])
+    bounds = np.linspace(0, rows, shifts + 2).astype(int)
+    order = _concepts(shifts + 1)
+    for stretch, (first, last) in enumerate(itertools.pairwise(bounds)):
+        count, concept = int(last - first), order[stretch]
+        rule = np.random.default_rng((1, concept))
+        centre, weights = rule.normal(size=NUMERIC) * 1.5, rule.normal(size=NUMERIC)
+        draws = np.random.default_rng((2, stretch))
+        numbers = draws.normal(size=(count, NUMERIC)).astype(np.float32)
+        score = numbers @ weights + 0.3 * draws.normal(size=count)
+        label = np.digitize(score, [-1.0, 1.0])
+        numbers += centre.astype(np.float32)
+        numbers[draws.random(numbers.shape) < 0.02] = np.nan
+        columns: dict[str, Any] = {f"x{at}": numbers[:, at] for at in range(NUMERIC)}
+        columns["place"] = words.take(pa.array(draws.integers(0, len(words), count)))
+        columns |= {"y": label, "part": np.full(count, concept)}
+        pq.write_table(pa.table(columns), folder / f"part-{stretch:05d}.parquet")
+
+
+def _concepts(count: int) -> list[int]:
+    """At random, and never twice in a row."""
+    draws, order = np.random.default_rng(0), [0]
+    while len(order) < count:
+        order.append(int((order[-1] + draws.integers(1, CONCEPTS)) % CONCEPTS))
+    return order
+
+
+def job_of(data: Path, workers: int) -> Job:
+    return Job.model_validate(
+        {
+            "name": "soak",
+            "stream": {
+                "source": "parquet",
+                "path": str(data),
+                "features": {"numeric": [f"x{at}" for at in range(NUMERIC)], "categorical": ["place"]},
+                "target": "y",
+                "context": "part",
+            },
+            "batch_rows": BATCH,
+            "model": {"width": 16, "layers": 1, "head_width": 4, "mlp_width": 32},
+            "policy": {"heads": {"start": 2, "max": 4}, "learner": {"memory": {"rows": 1_000}, "replay_ratio": 0.25}},
+            "scale": {"workers": workers, "shards": max(1, workers)},
+            "evaluation": {"hold_out_fraction": 0.01, "rows_per_context": 200},
+            "record": {"interval_samples": 2_000, "max_intervals": 500},
+        }
+    )
+
+
+# -- what a run holds
+
+
+def look(run: int, out: Path, session: Path | None) -> Sample | None:
+    """Nothing before the run has begun to learn."""
+    try:
+        live = json.loads((out / "live.json").read_text())
+    except (OSError, ValueError):
+        return None
+    running = {process.pid: seconds for process, seconds in below(os.getpid()).items()}
+    learning = {pid: seconds for pid, seconds in running.items() if "RayTrainWorker" in command(pid)}
+    cpu = sum(learning.values()) if learning else running.get(run, 0.0)
+    kept = (
+        "samples",
+        "step",
+        "decisions",
+        "revision",
+        "shifts",
+        "heads",
+        "parameters",
+        "restarts",
+        "prequential_accuracy",
+    )
+    return {
+        **{name: live[name] for name in kept},
+        "time": time.monotonic(),
+        "learning_cpu": cpu,
+        MEMORY: sum(map(proportional_bytes, running)) / 2**20,
+        FILES: sum(map(open_files, running)),
+        STORE: _store_rows(out / "mlflow.db"),
+        DISK: _bytes(out) / 2**20,
+        SESSION: 0.0 if session is None else _bytes(session) / 2**20,
+    }
+
+
+def _store_rows(database: Path) -> int:
+    if not database.exists():
+        return 0
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=20) as connection:
+        names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+        return sum(connection.execute(f'select count(*) from "{name}"').fetchone()[0] for name in names)
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def soak(rows: int, shifts: int, workers: int, every: float, place: Path) -> tuple[list[Sample], dict[str, Any]]:
+    data, out, temporary = place / "data", place / "run", Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
+    data.mkdir()
+    write_stream(data, rows, shifts)
+    (place / "soak.yaml").write_text(dump_job(job_of(data, workers)))
+    command = [sys.executable, "-m", "planaria.cli", "run", str(place / "soak.yaml"), "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(temporary)}
+    environment["PYTHONPATH"] = str(ROOT / "platform")
+    samples: list[Sample] = []
+    try:
+        with (place / "log.txt").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=place)
+            while process.poll() is None:
+                time.sleep(every)
+                found = look(process.pid, out, temporary if workers else None)
+                if found is not None and (not samples or found["samples"] > samples[-1]["samples"]):
+                    samples.append(found)
+                    _tell(found, rows)
+        if process.returncode:
+            raise SystemExit(
+                f"the run ended with status {process.returncode}:\n{(place / 'log.txt').read_text()[-2000:]}"
+            )
+        summary = json.loads((out / "summary.json").read_text())
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return samples, summary
+
+
+def _tell(sample: Sample, rows: int) -> None:
+    shown = ", ".join(f"{name} {sample[name]:,.0f} {unit}".rstrip() for name, unit in UNITS.items())
+    print(f"{sample['samples']:>9,} of {rows:,}, {sample['shifts']} shifts: {shown}", file=sys.stderr, flush=True)
+
+
+# -- what became of it
+
+
+def slope(samples: Sequence[Sample], name: str, rows: int) -> tuple[float, float, float]:
+    """(growth over the stream behind the warm-up as a share of the mean level there, half of its 95% interval, level).
+
+    The interval takes neighbouring samples for independent, which makes it narrow.
+    """
+    late = [sample for sample in samples if sample["samples"] >= WARM_UP * rows]
+    at, values = [sample["samples"] / rows for sample in late], [float(sample[name]) for sample in late]
+    level = statistics.fmean(values)
+    if not level:
+        return 0.0, 0.0, 0.0
+    line = stats.linregress(at, values)
+    half = stats.t.ppf(0.975, len(at) - 2) * line.stderr
+    share = (1 - WARM_UP) / level
+    return float(share * line.slope), float(share * half), level
+
+
+def step_times(samples: Sequence[Sample]) -> list[tuple[int, tuple[int, ...], float]]:
+    """(rows so far, heads, CPU milliseconds of a step) of every window between two looks that saw no decision."""
+    found = []
+    for before, after in itertools.pairwise(samples):
+        same = all(before[name] == after[name] for name in ("decisions", "revision", "restarts", "shifts"))
+        if same and after["step"] > before["step"]:
+            seconds = (after["learning_cpu"] - before["learning_cpu"]) / (after["step"] - before["step"])
+            found.append((after["samples"], tuple(after["heads"]), 1e3 * seconds))
+    return found
+
+
+def late_beside_early(windows: Sequence[tuple[int, tuple[int, ...], float]], rows: int) -> dict[str, float]:
+    """For each blueprint that both tenths have, the median step of the last one over that of the first one. The first
+    tenth begins behind the first twentieth, in which the memory fills."""
+    tenths: tuple[Mapping[Any, list[float]], Mapping[Any, list[float]]] = (defaultdict(list), defaultdict(list))
+    for sample, heads, milliseconds in windows:
+        if 0.05 * rows <= sample < 0.15 * rows:
+            tenths[0][heads].append(milliseconds)
+        elif sample >= 0.9 * rows:
+            tenths[1][heads].append(milliseconds)
+    both = [heads for heads in tenths[0] if heads in tenths[1]]
+    return {str(list(h)): statistics.median(tenths[1][h]) / statistics.median(tenths[0][h]) for h in both}
+
+
+def picture(samples: Sequence[Sample], windows: Sequence[tuple[int, tuple[int, ...], float]], path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(12, 5.5), constrained_layout=True)
+    millions = [sample["samples"] / 1e6 for sample in samples]
+    for axis, (name, unit) in zip(axes.flat, UNITS.items(), strict=False):
+        axis.plot(millions, [sample[name] for sample in samples], color="tab:blue", linewidth=1)
+        axis.set(title=f"{name}, {unit}" if unit else name, ylim=(0, None), xlabel="million rows")
+    last = axes.flat[len(UNITS)]
+    last.scatter([at / 1e6 for at, _, _ in windows], [each for _, _, each in windows], s=4, color="tab:blue")
+    last.set(title="CPU ms of a step, no decision", ylim=(0, None), xlabel="million rows")
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--shifts", type=int, default=SHIFTS)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks")
+    parser.add_argument("--out", default="soak", help="name of the result's file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        rows = arguments.rows
+        samples, summary = soak(rows, arguments.shifts, arguments.workers, arguments.every, Path(place))
+    windows = step_times(samples)
+    ratios = late_beside_early(windows, rows)
+    figures = []
+    for name, unit in UNITS.items():
+        growth, half, level = slope(samples, name, rows)
+        figures.append(Figure(f"{name} behind the warm-up", level, unit))
+        figures.append(Figure(f"  growth over that stretch (+- {half:.2g})", growth, "of it", at_most=0.05))
+    figures += [
+        Figure(f"a step late / early, heads {heads}", ratio, "", at_most=1.05) for heads, ratio in ratios.items()
+    ]
+    for name in (
+        "true_changes",
+        "shifts",
+        "revisions",
+        "samples",
+        "rows_lost",
+        "rows_repeated",
+        "wall_seconds",
+        "cpu_seconds",
+    ):
+        figures.append(Figure(name.replace("_", " "), float(summary[name]), ""))
+    show(f"{rows:,} rows, {arguments.shifts} shifts, {arguments.workers} workers", figures)
+    kept = {key: getattr(arguments, key) for key in ("rows", "shifts", "workers")}
+    path = write(arguments.out, {**kept, "figures": as_rows(figures), "samples": _few(samples)})
+    picture(samples, windows, ROOT / "docs" / "images" / f"{arguments.out}.png")
+    print(path)
+
+
+def _few(samples: Sequence[Sample], most: int = 100) -> list[dict[str, Any]]:
+    kept = samples[:: max(1, len(samples) // most)]
+    return [{"samples": one["samples"], **{name: round(float(one[name]), 1) for name in UNITS}} for one in kept]
+
+
+if __name__ == "__main__":
+    main()
