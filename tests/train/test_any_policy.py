@@ -193,7 +193,8 @@ def test_any_policy_is_refused_in_one_line_or_is_the_same_run_after_a_resume(
 
 
 @pytest.mark.slow
-@settings(max_examples=300, phases=AS_DRAWN)
+@pytest.mark.timeout(1_800)
+@settings(max_examples=120, phases=AS_DRAWN)
 @given(jobs(), EDITS, st.integers(13, STEPS - 1))
 def test_many_policies_are_the_same_run_after_a_resume(
     table: Path, values: dict[str, Any], edits: list[Edit], cut_at: int
@@ -221,7 +222,8 @@ def test_the_run_of_any_policy_is_exported_and_reported(table: Path, values: dic
 
 
 @pytest.mark.slow
-@settings(max_examples=40, phases=AS_DRAWN)
+@pytest.mark.timeout(1_800)
+@settings(max_examples=20, phases=AS_DRAWN)
 @given(jobs())
 def test_runs_of_many_policies_are_exported_and_reported(table: Path, values: dict[str, Any]) -> None:
     if job := _read(values, table):
