@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from planaria.errors import InputError
 from planaria.record import Records, write_report
 from planaria.record.canvas import CSS_VARIABLES, NARROW, WIDE
 from planaria.record.plots import Band, context_bands, draw_run, head_segments
+from planaria.record.report import read_run, render
 from planaria.record.tables import shift_row
 from planaria.signals import TOLD, Shift
 
@@ -52,6 +54,14 @@ def page_of(folder: Path) -> Page:
     assert page.open == []
     page.text = " ".join(page.text.split())
     return page
+
+
+def test_the_page_tells_of_a_readout_beside_the_model(example_run_folder: Path) -> None:
+    run = read_run(example_run_folder)
+    newest = {**run.revisions[-1], "blueprint": {"readout_features": 512}}
+    with_one = replace(run, revisions=[*run.revisions[:-1], newest])
+    said = "Beside it answers a readout of 512 random features"
+    assert said in render(with_one) and said not in render(run)
 
 
 def test_the_page_says_what_happened_and_why(example_run_folder: Path) -> None:

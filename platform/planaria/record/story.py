@@ -215,6 +215,14 @@ def _lead_size(run: Run) -> Iterator[str]:
     mean, largest = run.summary.get("parameters_mean") or _mean_parameters(run), _largest_size(run)
     if mean and largest and mean < 0.995 * largest:
         yield f"On average it had {short_number(mean)} parameters, {_saving(mean, largest, _largest_words(run))}."
+    if features := _readout_features(run):
+        what = plural(features, "random feature", "random features")
+        yield f"Beside it answers a readout of {what}, which is solved, not trained, and not counted among them."
+
+
+def _readout_features(run: Run) -> int:
+    newest = run.revisions[-1] if run.revisions else {}
+    return int((newest.get("blueprint") or {}).get("readout_features") or 0)
 
 
 def _score_tiles(run: Run) -> Iterator[Tile]:
