@@ -388,7 +388,8 @@ def test_a_disk_that_fills_up_ends_the_run_which_goes_on_once_there_is_room(
 
     thread = threading.Thread(target=fill)
     thread.start()
-    line = complaint("run", "job.yaml", "--out", str(disk / "run"), status=1)
+    impatient = ("storage.checkpoint_every_s=0.2", "storage.patience_s=0.5")
+    line = complaint("run", "job.yaml", "--out", str(disk / "run"), *impatient, status=1)
     thread.join()
     assert line.startswith(f"{disk}/run") and "No space left on device" in line
     assert "free some space" in line and f"planaria resume {disk}/run" in line.replace("`", "")

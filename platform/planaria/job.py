@@ -231,6 +231,8 @@ class Storage(Settings):
     """Older ones are removed."""
     checkpoint_every_s: float = Field(15.0, gt=0)
     """Seconds of work that a crash costs at most."""
+    patience_s: float = Field(60.0, ge=0)
+    """How long a folder that cannot be written is tried again before the run stops. Meanwhile it goes on."""
 
 
 class Evaluation(Settings):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pyarrow.fs as pafs
 
@@ -35,10 +35,10 @@ class CheckpointStore:
         self.root = root.rstrip("/")
         self.folder, self.keep = folder, keep
 
-    def save(self, step: int, parts: Mapping[str, bytes]) -> None:
+    def save(self, step: int, parts: Mapping[str, bytes], before_dropping: Callable[[], None] = lambda: None) -> None:
         """Write a checkpoint; drop those beyond `keep`, and those of later steps, which the run has gone back behind.
 
-        Raises RunError where it cannot be written.
+        `before_dropping` may raise what keeps it from that. Raises RunError where it cannot be written.
         """
         target = ""
         try:
@@ -60,6 +60,7 @@ class CheckpointStore:
                 f"{self.folder}: cannot write a checkpoint ({error.strerror or error}); free some space or mend the "
                 f"folder's rights, then `planaria resume {self.folder.removesuffix('/checkpoints')}`"
             ) from None
+        before_dropping()
         place = names.index(name)
         for old in names[:place] + names[place + self.keep :]:
             self._drop(f"{self.root}/{old}")

@@ -8,15 +8,31 @@ import fcntl
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from planaria.errors import InputError, RunError
+from planaria.train.patience import TakenOver
 
 _LEAST_ROOM_BYTES = 1 << 20
 """A folder with less room than this could not hold a first checkpoint and the record."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A process's right to write a run's folder, for as long as its lock file is the one that lies there."""
+
+    lock: Path
+    descriptor: int
+
+    def check(self) -> None:
+        """Raises TakenOver where another process has this right by now, OSError where that cannot be known."""
+        mine, there = os.fstat(self.descriptor), self.lock.stat()
+        if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+            raise TakenOver(f"{self.lock.parent}: another process has gone on with this run; this one stops")
 
 
 @dataclass(frozen=True)
@@ -97,20 +113,32 @@ class RunFolder:
                 self.path.rmdir()
 
     @contextlib.contextmanager
-    def held(self, by: str, wait_s: float = 0.0) -> Iterator[None]:
+    def held(self, by: str, wait_s: float = 0.0, *, take_over: bool = False) -> Iterator[Hold]:
         """Only one process at a time drives the run, and only one writes it; a killed one's hold ends with it.
 
-        Raises InputError where another one still is after `wait_s`.
+        Where another one still holds it after `wait_s`, it is taken from that one, which finds out by Hold.check, or
+        InputError is raised.
         """
+        path = self.path / f".{by}.lock"
         until = time.monotonic() + wait_s
-        with (self.path / f".{by}.lock").open("a") as lock:
+        with contextlib.ExitStack() as opened:
+            lock = opened.enter_context(path.open("a"))
             while not _locked(lock.fileno()):
                 if time.monotonic() >= until:
+                    if take_over:
+                        break
                     raise InputError(
                         f"{self.path}: another process runs this; wait for it, or `planaria stop {self.path}` first"
                     )
                 time.sleep(0.1)
-            yield
+            if take_over:
+                # A file of its own, since a host that cannot be reached may hold the old one for minutes, and some
+                # filesystems know no locks.
+                own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+                lock = opened.enter_context(own.open("a"))
+                _locked(lock.fileno())
+                own.replace(path)
+            yield Hold(path, lock.fileno())
 
     def write_json(self, path: Path, values: dict[str, Any]) -> None:
         self.write_text(path, json.dumps(values, indent=1))

@@ -9,11 +9,9 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
-
-from safetensors import SafetensorError
 
 from planaria.errors import InputError, RunError
 from planaria.model import save_model
@@ -22,6 +20,8 @@ from planaria.train.checkpoint import CheckpointStore, step_of
 from planaria.train.folder import RunFolder
 from planaria.train.group import agree
 from planaria.train.lifelong import Lifelong, Tick
+from planaria.train.pace import Pace
+from planaria.train.patience import STORAGE_ERRORS, TakenOver, patiently
 
 logger = logging.getLogger(__name__)
 decisions = logging.getLogger("planaria.decisions")
@@ -32,6 +32,10 @@ State = Mapping[str, bytes]
 _TOLD_OF_DECISION = ("number", "step", "sample", "trigger", "chosen", "predicted", "revision", "seconds", "why")
 GLANCE_EVERY_S = 1.0
 REPORT_EVERY_S = 10.0
+WHILE_OTHERS_WAIT_S = 45.0
+"""How long storage may hold rank 0 up at most: less than what the other workers wait for it in a collective."""
+_AGAIN_AFTER_S = 5.0
+"""Between two tries of a checkpoint that could not be written."""
 
 
 class Keeper:
@@ -43,12 +47,17 @@ class Keeper:
         folder: RunFolder,
         publish: Callable[[int, Mapping[str, Any]], None],
         message: str | None = None,
+        check_held: Callable[[], None] = lambda: None,
+        hosts: Sequence[str] = (),
     ) -> None:
-        """`message` is what a watcher should know of how the run went on."""
+        """`message` is what a watcher should know of how the run went on. `check_held` raises TakenOver where another
+        process writes the folder by now. `hosts` are the names of each worker's."""
         self.run, self.folder, self.publish, self.message = run, folder, publish, message
+        self.check_held = check_held
+        self.pace = Pace(hosts)
         storage = run.job.storage
         self.store = CheckpointStore(str(folder.checkpoints), storage.keep_checkpoints)
-        self.checkpoint_every_s = storage.checkpoint_every_s
+        self.checkpoint_every_s, self.patience_s = storage.checkpoint_every_s, storage.patience_s
         self.stopping = False
         self.failure: str | None = None
         """Why the folder can no longer be kept; the run then stops on all workers together."""
@@ -56,25 +65,26 @@ class Keeper:
         self._decided = run.account.totals.decisions
         self._restarts = 0
         now = time.monotonic()
-        self._glanced, self._saved, self._reported = now, now, now
-        self._saved_step = -1
+        self._glanced, self._reported = now, now
+        self._save_at, self._saved_step = now + self.checkpoint_every_s, -1
+        self._failing_since: float | None = None
         self._rate_from = (now, run.row)
 
     def start(self, first: State | None) -> None:
         """Note that workers begin; a first checkpoint, of a run that was not restored, makes sure that nothing is ever
         done twice."""
-        self._guard(lambda: self._start(first))
+        self._at_once(self._note_start, WHILE_OTHERS_WAIT_S)
+        if first is None:
+            self._saved_step = self.run.step
+            self._at_once(lambda: self.summarise(self.run.summary("running")), WHILE_OTHERS_WAIT_S)
+        else:
+            self._at_once(lambda: self.save("running", first), WHILE_OTHERS_WAIT_S)
 
-    def _start(self, first: State | None) -> None:
+    def _note_start(self) -> None:
         line = {"time": time.time(), "step": self.run.step, "workers": self.run.group.size, "message": self.message}
         with self.folder.starts.open("a") as starts:
             starts.write(json.dumps(line) + "\n")
         self._restarts = max(0, self.folder.count_starts() - 1)
-        if first is None:
-            self._saved_step = self.run.step
-            self.summarise(self.run.summary("running"))
-        else:
-            self.save("running", first)
 
     def wants(self) -> Tick:
         """What rank 0 asks all workers to agree on in the next step."""
@@ -82,28 +92,27 @@ class Keeper:
         if now - self._glanced >= GLANCE_EVERY_S:
             self._glanced = now
             self.stopping = self.stopping or self.folder.stop_mark.exists()
-            self._guard(lambda: self.glance("running"))
-        checkpoint = now - self._saved >= self.checkpoint_every_s
-        return Tick(self.stopping, now - self._reported >= REPORT_EVERY_S, checkpoint)
+            self._try(lambda: self.glance("running"), "its watchers are not shown how it is")
+        return Tick(self.stopping, now - self._reported >= REPORT_EVERY_S, now >= self._save_at)
 
     def wait(self) -> Tick:
         """Called again and again while the stream has no rows: whether to stop, and to keep what was done so far."""
         now = time.monotonic()
         if now - self._glanced >= GLANCE_EVERY_S:
             self._glanced = now
-            self._guard(lambda: self.glance("waiting"))
-        checkpoint = now - self._saved >= self.checkpoint_every_s and self._saved_step != self.run.step
+            self._try(lambda: self.glance("waiting"), "its watchers are not shown how it is")
+        checkpoint = now >= self._save_at and self._saved_step != self.run.step
         return Tick(self.stopping or self.folder.stop_mark.exists(), checkpoint=checkpoint)
 
     def keep(self, state: State) -> None:
         """A checkpoint of a run that waits."""
-        self._guard(lambda: self.save("waiting", state))
+        self._save_or_later("waiting", state)
 
     def keep_model(self) -> None:
         """Before an edit: keep the revision that ends, if it lived long enough, and only the newest few of those."""
         record = self.run.job.record
         if record.register_model and self.run.account.life.samples >= record.register_after_samples:
-            self._guard(self._keep_model)
+            self._try(self._keep_model, f"the model of revision {self.run.account.totals.revisions - 1} is not kept")
 
     def _keep_model(self) -> None:
         number = self.run.account.totals.revisions - 1
@@ -120,13 +129,14 @@ class Keeper:
         """`state` is there where a checkpoint is due."""
         now = time.monotonic()
         self._log_decisions()
+        self.pace.add(self.run.step, self.run.busy_W, now)
         if reported:
             self._reported = now
         if reported or self.run.controller.decisions != self._published:
             self._published = self.run.controller.decisions
             self.publish(self.run.step, self.run.controller.state())
         if state is not None:
-            self._guard(lambda: self.save("running", state))
+            self._save_or_later("running", state)
 
     def _log_decisions(self) -> None:
         """A line of JSON for each new decision."""
@@ -136,12 +146,54 @@ class Keeper:
             told = {key: row[key] for key in _TOLD_OF_DECISION}
             decisions.info(to_json({"event": "decision", "run": self.folder.path.name, **told}))
 
-    def _guard(self, work: Callable[[], None]) -> None:
-        """A folder that cannot be written stops the run on all workers together, rather than this one alone."""
+    def _save_or_later(self, status: str, state: State) -> None:
+        """A checkpoint that cannot be written is tried again, with what the run is by then, until patience ends."""
+        now = time.monotonic()
         try:
+            self.check_held()
+            self.save(status, state)
+        except STORAGE_ERRORS as error:
+            began, self._failing_since = self._failing_since is None, self._failing_since or now
+            if isinstance(error, TakenOver) or now - self._failing_since >= self.patience_s:
+                self._give_up(error)
+                return
+            self._save_at = now + min(_AGAIN_AFTER_S, self.checkpoint_every_s)
+            if began:
+                self._warn(error, f"the run goes on, and tries again for up to {self.patience_s:g} s")
+        else:
+            if self._failing_since is not None:
+                logger.warning("%s: can be written again, after %.0f s", self.folder.path, now - self._failing_since)
+            self._failing_since = None
+
+    def _try(self, work: Callable[[], None], else_what: str) -> None:
+        """What the run can do without while storage fails."""
+        try:
+            self.check_held()
             work()
-        except (RunError, OSError, SafetensorError) as error:
-            self.failure, self.stopping = self._in_words(error), True
+        except TakenOver as error:
+            self._give_up(error)
+        except STORAGE_ERRORS as error:
+            if self._failing_since is None:
+                self._warn(error, else_what)
+
+    def _at_once(self, work: Callable[[], None], within_s: float) -> None:
+        """What the run cannot go on, or end, without."""
+
+        def while_held() -> None:
+            self.check_held()
+            work()
+
+        try:
+            patiently(while_held, within_s)
+        except STORAGE_ERRORS as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """The run stops on all workers together, rather than this one alone."""
+        self.failure, self.stopping = self._in_words(error), True
+
+    def _warn(self, error: Exception, meanwhile: str) -> None:
+        logger.warning("%s; meanwhile %s", self._in_words(error), meanwhile)
 
     def _in_words(self, error: Exception) -> str:
         if isinstance(error, RunError):
@@ -154,11 +206,11 @@ class Keeper:
 
     def save(self, status: str, state: State, summary: Mapping[str, Any] | None = None) -> None:
         """Checkpoint, tables and summary, in this order: what is shown is never ahead of what can be resumed."""
-        self.store.save(self.run.step, state)
+        self.store.save(self.run.step, state, before_dropping=self.check_held)
         self.run.account.records.write(self.folder.path)
         self.folder.write_json(self.folder.learned, self.run.controller.judge.state())
         self.summarise({**(summary or self.run.summary(status))})
-        self._saved, self._saved_step = time.monotonic(), self.run.step
+        self._save_at, self._saved_step = time.monotonic() + self.checkpoint_every_s, self.run.step
 
     def end(self, status: str, state: State) -> dict[str, Any]:
         """The last word on a run that ends between two steps, "stopped" or "failed". Raises RunError."""
@@ -182,9 +234,10 @@ class Keeper:
         return self._last_word(work, status)
 
     def _last_word(self, work: Callable[[], None], status: str) -> dict[str, Any]:
-        self._guard(work)
         if self.failure is None:
-            self._guard(lambda: self.glance(status))
+            self._at_once(work, self.patience_s)
+        if self.failure is None:
+            self._at_once(lambda: self.glance(status), self.patience_s)
         if self.failure is not None:
             raise RunError(self.failure)
         return self.folder.read_json(self.folder.summary)
@@ -218,6 +271,7 @@ class Keeper:
                 "decisions": totals.decisions,
                 "decision_seconds": totals.decision_seconds,
                 "workers": run.group.size,
+                "slow": None if self.pace.slow is None else asdict(self.pace.slow),
                 "restarts": self._restarts,
                 "lag_rows": self._lag(),
                 "message": self.message,

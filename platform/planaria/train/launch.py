@@ -7,6 +7,7 @@ on the training path ever waits for the store.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -30,6 +31,7 @@ from planaria.train.checkpoint import CheckpointStore
 from planaria.train.folder import RunFolder
 from planaria.train.gauges import Gauges
 from planaria.train.inheritance import learned_by
+from planaria.train.patience import patiently
 from planaria.train.result import RunResult
 from planaria.train.worker import WHOLE, Leg, ray_worker, run_here
 
@@ -42,9 +44,15 @@ _POLL_S = 1.0
 _SYNC_EVERY_S = 15.0
 _TORCH_TIMEOUT_S = 60
 _CLUSTER_ANSWERS_WITHIN_S = 10.0
+_LOOKS_FOR_WORKERS_EVERY_S = 20.0
+"""How often an elastic run that lacks workers looks for more. Taking them costs a restart of all."""
+_ELASTIC_START_TIMEOUT_S = 20
+"""What Ray Train waits at most for workers that it takes to be there: of lost hosts it hears late."""
 _RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    # A head that is restarted with its state kept (docs/cluster.md) may be away for so long.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Relative paths in a job mean the folder that the command was given in, on workers too.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -176,10 +184,10 @@ def _go(job: Job, folder: RunFolder, base: Path, progress: Progress | None) -> R
         _keep_what_there_is(job, folder, recorder, str(outcome["reason"]))
         raise RunError(f"{outcome['reason']} (kept in {folder.path})")
     summary = folder.read_json(folder.summary)
-    folder.write_json(
-        folder.summary, {**summary, "total_seconds": summary.get("total_seconds", 0.0) + time.monotonic() - began}
-    )
-    return _close_record(job, folder, recorder)
+    seconds = summary.get("total_seconds", 0.0) + time.monotonic() - began
+    patience_s = job.storage.patience_s
+    patiently(lambda: folder.write_json(folder.summary, {**summary, "total_seconds": seconds}), patience_s)
+    return patiently(lambda: _close_record(job, folder, recorder), patience_s)
 
 
 def _keep_what_there_is(job: Job, folder: RunFolder, recorder: MlflowRecorder, reason: str) -> None:
@@ -270,7 +278,7 @@ def run_on_workers(
     """The whole run, or a leg of it, on Ray Train workers of the cluster that this process belongs to; returns the
     summary. `name` is one that no other run of the cluster has, `report` is given a glance at the run now and then.
     Raises InputError and RunError."""
-    os.environ.update({key: os.environ.get(key, value) for key, value in _RAY_ENVIRONMENT.items()})
+    _set_ray_environment(job)
     seen = 0
 
     def look() -> None:
@@ -300,7 +308,6 @@ def _run_on_ray(
 
     from planaria.control.actor import start_actor
 
-    low, high = job.scale.bounds
     gpus = _use_gpus(job)
     config = {
         "job": job.model_dump_json(),
@@ -309,37 +316,62 @@ def _run_on_ray(
         "actor": start_actor(name or folder.path.name),
         "leg": leg,
     }
-    # Ray 2.60 publishes the types of its first Train version, which the second has outgrown.
-    trainer = ray.train.torch.TorchTrainer(
-        ray_worker,  # type: ignore[arg-type]
-        train_loop_config=config,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=high if low == high else (low, high),  # type: ignore[arg-type]
-            use_gpu=gpus,
-            resources_per_worker={"CPU": job.scale.cpus_per_worker, **({"GPU": 1} if gpus else {})},
-        ),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_TORCH_TIMEOUT_S),
-        run_config=ray.train.RunConfig(
-            # A name of its own for every start: planaria's checkpoints decide where a run goes on, not Ray's.
-            name=f"{name or folder.path.name}-{folder.count_starts()}-{os.getpid()}",
-            storage_path=str(folder.path / "ray"),
-            failure_config=ray.train.FailureConfig(max_failures=job.scale.max_failures),
-        ),
-    )
-    try:
-        result = _beside_main_thread(trainer.fit, meanwhile)
-    except ray.train.TrainingFailedError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[-1]
-        raise RunError(
-            f"the workers failed more than scale.max_failures={job.scale.max_failures} times ({reason})"
-        ) from None
-    except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"ray: the cluster was lost ({reason}); go on with `planaria resume {folder.path}`") from None
-    outcome = result.return_value  # type: ignore[attr-defined]
+
+    def fit(attempt: int) -> Any:
+        # Ray 2.60 publishes the types of its first Train version, which the second has outgrown.
+        trainer = ray.train.torch.TorchTrainer(
+            ray_worker,  # type: ignore[arg-type]
+            train_loop_config=config,
+            scaling_config=_scaling(job, gpus),
+            torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_TORCH_TIMEOUT_S),
+            run_config=ray.train.RunConfig(
+                # A name of its own for every start: planaria's checkpoints decide where a run goes on, not Ray's.
+                name=f"{name or folder.path.name}-{folder.count_starts()}-{os.getpid()}-{attempt}",
+                storage_path=str(folder.path / "ray"),
+                failure_config=ray.train.FailureConfig(max_failures=job.scale.max_failures),
+            ),
+        )
+        return _beside_main_thread(trainer.fit, meanwhile)
+
+    outcome = _fit_again_without_controller(fit, job.scale.max_failures, folder).return_value
     return (
         outcome if isinstance(outcome, dict) else {"status": "failed", "reason": "the workers ended without an answer"}
     )
+
+
+def _scaling(job: Job, gpus: bool) -> Any:
+    import ray.train
+
+    low, high = job.scale.bounds
+    return ray.train.ScalingConfig(
+        num_workers=high if low == high else (low, high),  # type: ignore[arg-type]
+        use_gpu=gpus,
+        resources_per_worker={"CPU": job.scale.cpus_per_worker, **({"GPU": 1} if gpus else {})},
+        elastic_resize_monitor_interval_s=_LOOKS_FOR_WORKERS_EVERY_S,  # type: ignore[call-arg]
+    )
+
+
+def _fit_again_without_controller(fit: Callable[[int], T], max_failures: int, folder: RunFolder) -> T:
+    """Ray Train starts lost workers again, but not its own controller: without that one, the whole fit is begun anew.
+    Raises RunError."""
+    import ray.exceptions
+    import ray.train
+
+    for attempt in itertools.count():
+        try:
+            return fit(attempt)
+        except ray.train.TrainingFailedError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[-1]
+            raise RunError(f"the workers failed more than scale.max_failures={max_failures} times ({reason})") from None
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[0]
+            lost_controller = isinstance(error, ray.exceptions.RayActorError)
+            if not lost_controller or -1 < max_failures <= attempt:
+                raise RunError(
+                    f"ray: the cluster was lost ({reason}); go on with `planaria resume {folder.path}`"
+                ) from None
+            logger.warning("ray: the controller of the workers was lost (%s); starting them again", reason)
+    raise AssertionError("unreachable")
 
 
 def _beside_main_thread(work: Callable[[], T], meanwhile: Callable[[], None]) -> T:
@@ -368,7 +400,7 @@ def _cluster(job: Job, address: str | None) -> Iterator[None]:
     if job.scale.bounds[1] == 0:
         yield
         return
-    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
+    _set_ray_environment(job)
     import ray
 
     joined_before = ray.is_initialized()
@@ -380,6 +412,14 @@ def _cluster(job: Job, address: str | None) -> Iterator[None]:
     finally:
         if not joined_before:
             ray.shutdown()
+
+
+def _set_ray_environment(job: Job) -> None:
+    """What the user has set stays."""
+    low, high = job.scale.bounds
+    elastic = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(_ELASTIC_START_TIMEOUT_S)} if low < high else {}
+    for name, value in {**_RAY_ENVIRONMENT, **elastic}.items():
+        os.environ.setdefault(name, value)
 
 
 def _join(address: str | None) -> None:

@@ -95,7 +95,8 @@ _FIRST_STEP_ROWS = 4
 """Of a job whose first steps are small."""
 _EVALUATION_ROWS = 512
 _BESIDE_ROWS = 2 + 3
-"""Numbers of a step that are no row's: CPU seconds and joules that were spent, and the fields of a Tick."""
+"""Numbers of a step that are no row's: CPU seconds and joules that were spent, and the fields of a Tick. They are
+followed by the seconds that each worker computed in the step before."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,9 @@ class Lifelong:
         """On rank 0 of a run that shares its controller: lend what it learned, borrow what others did."""
         self.between_steps = True
         """Whether the state is one that a run can go on from; not so within a step."""
+        self.busy_W = np.zeros(group.size, np.float32)
+        """Seconds that each worker computed in the step before the last, without waiting for others."""
+        self._busy_s = 0.0
         self._evidence: Evidence | None = None
         """Of the decision that is being carried out."""
 
@@ -315,6 +319,7 @@ class Lifelong:
 
     def _learn(self, rows: Rows, judged: npt.NDArray[np.int64], wish: Tick) -> tuple[StepReport, Tick, Tensor]:
         """Forward, backward, one collective, one optimizer step. The last of what it returns is for the readout."""
+        began = time.perf_counter()
         if self.blueprint.numeric:
             self.model.observe(self._tensors({"numeric": rows.select(slice(None))["numeric"]}))
         replay = self.memory.share.by_shard(self.memory.draw(self._replayed(len(rows)), self.step))
@@ -328,9 +333,13 @@ class Lifelong:
             if not vectors:
                 spent = self.meter.spent()
                 wishes = astuple(wish) if self.group.rank == 0 else astuple(QUIET)
-                statistics[-_BESIDE_ROWS:] = torch.tensor((spent.cpu_seconds, spent.joules, *wishes))
+                beside = statistics[-self._beside_rows :]
+                beside[:_BESIDE_ROWS] = torch.tensor((spent.cpu_seconds, spent.joules, *wishes))
+                beside[_BESIDE_ROWS + self.group.rank] = self._busy_s
             vectors.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
-        vector = self.group.sum(tree_sum(vectors))
+        own = tree_sum(vectors)
+        self._busy_s = time.perf_counter() - began
+        vector = self.group.sum(own)
         if not alone:
             self._take_gradients(vector)
         lengths = self._lengths(len(rows), len(replay), len(judged))
@@ -340,7 +349,8 @@ class Lifelong:
         self.protection.pull(self.parameters)
         self.pruning.masks.hold()
         length = clip_gradients(self.optimizer, self.job.policy.learner.clip_norm)
-        seen, (cpu_seconds, joules, *agreed) = self._unpack(statistics, rows)
+        seen, beside_rows = self._unpack(statistics, rows)
+        (cpu_seconds, joules, *agreed), self.busy_W = beside_rows[:_BESIDE_ROWS], beside_rows[_BESIDE_ROWS:]
         if not (np.isfinite(seen.loss_B).all() and np.isfinite(length)):
             raise RunError(
                 f"step {self.step}: the loss is not finite; lower policy.learner.learning_rate, or look for extreme "
@@ -422,7 +432,7 @@ class Lifelong:
                 sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
                 told_BL = torch.stack((passed.answered_loss_B, passed.answered_error_B), 1)
                 columns = torch.cat((told_BL[:count], output[:count], sketch), 1)
-                statistics[:-_BESIDE_ROWS].view(total, -1)[low:high] = columns
+                statistics[: -self._beside_rows].view(total, -1)[low:high] = columns
         return everything
 
     def _objective_of(
@@ -477,13 +487,17 @@ class Lifelong:
         """Of the parts of what a shard returns: the replayed rows' gradient, where it is kept apart; what hidden units
         did, where it is watched; what gates did; replayed rows' losses, where the memory asks; what a readout learns
         from fresh rows and is judged by; statistics, which are each fresh row's loss, error, outputs and sketch, what
-        the workers spent, and rank 0's wishes."""
+        the workers spent, rank 0's wishes and how long each worker computed."""
         reference = sum(p.numel() for p in self.parameters) if self._projects else 0
-        statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + _BESIDE_ROWS
+        statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + self._beside_rows
         again = replayed if self.memory.kind == "loss_aware" else 0
         told = (rows + judged) * self.reading.width(self.model)
         gates = self.gating.length(self.model)
         return [reference, self.renewing.length(self.model), gates, again, told, statistics]
+
+    @property
+    def _beside_rows(self) -> int:
+        return _BESIDE_ROWS + self.group.size
 
     def _replayed(self, rows: int) -> int:
         """How many remembered rows are drawn beside so many fresh ones."""
@@ -493,7 +507,7 @@ class Lifelong:
     def _unpack(self, statistics: Tensor, rows: Rows) -> tuple[StepReport, npt.NDArray[np.float32]]:
         total, outputs = len(rows), self.blueprint.outputs
         flat = statistics.cpu().numpy()
-        of_rows, rest = flat[:-_BESIDE_ROWS].reshape(total, -1), flat[-_BESIDE_ROWS:]
+        of_rows, rest = flat[: -self._beside_rows].reshape(total, -1), flat[-self._beside_rows :]
         loss, error, output, sketch = (
             np.ascontiguousarray(of_rows[:, columns])
             for columns in (0, 1, slice(2, 2 + outputs), slice(2 + outputs, None))

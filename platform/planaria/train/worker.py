@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,16 +25,18 @@ from planaria.signals import Stream
 from planaria.stream import Loaded, open_stream
 from planaria.train.allocator import reuse_freed_memory
 from planaria.train.checkpoint import CheckpointStore
-from planaria.train.folder import RunFolder
+from planaria.train.folder import Hold, RunFolder
 from planaria.train.group import Alone, Group, TorchGroup, agree
-from planaria.train.keeper import Keeper, restore
+from planaria.train.keeper import WHILE_OTHERS_WAIT_S, Keeper, restore
 from planaria.train.lifelong import QUIET, Lifelong, Tick
+from planaria.train.patience import patiently
 from planaria.train.turn import Turn
 
 logger = logging.getLogger(__name__)
 
-_PREDECESSOR_DIES_WITHIN_S = 45.0
-"""Shorter than what the other workers wait for this one in a collective."""
+_PREDECESSOR_DIES_WITHIN_S = 5.0
+"""A killed run's last worker may take a moment to die. One that lives on, on a host that cannot be reached, is not
+waited for: what it writes it writes no more."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def live(
     `exchange` is how rank 0 shares what its controller learns with other runs. Raises InputError and RunError.
     """
     with contextlib.ExitStack() as held:
-        stream = _open(job, folder, base, group, held, leg.loaded)
+        stream, hold = _open(job, folder, base, group, held, leg.loaded)
         run = Lifelong(job, stream, group, device)
         run.while_waiting = _WaitForFirstRows(folder)
         restored = restore(run, CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints))
@@ -83,7 +86,8 @@ def live(
                 run.controller.judge.inherit(folder.read_json(folder.inherited))
         elif leg.turn is not None:
             run.turn(leg.turn)
-        keeper = Keeper(run, folder, tell, restored.message) if group.rank == 0 else None
+        hosts = group.gather(socket.gethostname())
+        keeper = Keeper(run, folder, tell, restored.message, hold.check, hosts) if hold is not None else None
         if exchange is not None:
             run.exchange = exchange
         first = run.state() if restored.step is None else None
@@ -111,13 +115,16 @@ def _keep_what_was_done(run: Lifelong, keeper: Keeper | None) -> None:
 
 def _open(
     job: Job, folder: RunFolder, base: Path, group: Group, held: contextlib.ExitStack, loaded: Loaded | None
-) -> Stream:
+) -> tuple[Stream, Hold | None]:
     """The stream, and on rank 0 the right to write the folder. Raises InputError, on all workers alike."""
-    stream, problem = None, None
+    stream, hold, problem = None, None, None
+
+    def take() -> Hold:
+        return held.enter_context(folder.held("writer", _PREDECESSOR_DIES_WITHIN_S, take_over=True))
+
     try:
         if group.rank == 0:
-            # A killed run's last worker may take a moment to die, and must not write after this one has begun.
-            held.enter_context(folder.held("writer", _PREDECESSOR_DIES_WITHIN_S))
+            hold = patiently(take, WHILE_OTHERS_WAIT_S)
         stream = open_stream(
             job.stream,
             seed=job.seed,
@@ -129,7 +136,7 @@ def _open(
         problem = str(error)
     agree(group, problem)
     assert stream is not None
-    return stream
+    return stream, hold
 
 
 def _step_by_step(
