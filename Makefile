@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types bench meta-train science docs clean
+.PHONY: help setup demo test test-slow lint types bench chaos meta-train science docs clean
 
 # The first of these that is new enough; a name may exist and still not run (pyenv).
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
@@ -38,6 +38,9 @@ types: $(READY)  ## check types
 
 bench: setup  ## measure speed and memory; prints a table
 	@$(BIN)/python -m benchmarks.speed
+
+chaos: setup  ## do to runs on three virtual hosts what clusters do (root only; 1 to 2 hours; SEEDS=1: 10 minutes)
+	@$(BIN)/python -m benchmarks.chaos $(if $(SEEDS),--seeds $(SEEDS))
 
 meta-train: setup  ## meta-train the controller's value from nothing (about half an hour on 2 cores)
 	@$(BIN)/planaria meta-train jobs/meta_train.yaml

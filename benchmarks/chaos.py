@@ -30,19 +30,21 @@ from typing import Any
 from benchmarks.cluster import Cluster, MlflowServer, SharedDisk, filled, redis_program, redis_server
 from benchmarks.hosts import Host, Hosts, Process, missing, until
 from benchmarks.kills import differences, job_for, outcome, write_table
-from benchmarks.saboteur import FOLDER_VARIABLE, MOMENTS, carried_out, order
+from benchmarks.saboteur import FOLDER_VARIABLE, MOMENTS, Pace, carried_out, order, set_pace
 
 from planaria.job import Job, dump_job
+from planaria.record.stored_run import KEY_TAG, REVISION_TAG
+from planaria.record.tables import read_rows
+from planaria.record.tracking import connect, embedded_uri
 from planaria.train.folder import RunFolder
 from planaria.train.worker import run_here
 
-ROWS, STRETCH = 38_400, 3_200
-PACE_S = 0.025
-"""Between two steps at least, so that the machine does not decide how much of a run passes in a second."""
+ROWS, STRETCH = 25_600, 3_200
+UNDER_A_FAULT_S, AT_THE_END_S = 0.1, 0.5
+"""Between two steps: while something is done to a run, and where the part of the run that is meant for it is over."""
 SEEDS = 10
 RECOVERS_WITHIN_S = 240.0
 ENDS_WITHIN_S = 400.0
-DRIVER_HOST = 3
 RESULTS = Path(__file__).parent / "results" / "chaos.json"
 
 
@@ -56,8 +58,19 @@ class Scene:
     hosts: Hosts
     cluster: Cluster
     disk: SharedDisk
-    mlflow: MlflowServer
+    mlflow: MlflowServer | None
+    """None where runs record into their own folders."""
     control: Path
+
+    @property
+    def driver_host(self) -> Host:
+        """Which carries the driver, beside a worker where it has one."""
+        return self.hosts[len(self.hosts) - 1]
+
+    @property
+    def away(self) -> list[Host]:
+        """Hosts with a worker of the run, but without its driver."""
+        return [host for host in self.workers if host is not self.driver_host]
 
     @property
     def workers(self) -> list[Host]:
@@ -74,16 +87,16 @@ class Scene:
 
 
 @contextmanager
-def scene() -> Iterator[Scene]:
-    """Three hosts and a head, Ray on all of them."""
+def scene(hosts_beside_head: int = 3, *, store: bool = True) -> Iterator[Scene]:
+    """A head and some more hosts, Ray on all of them, and an MLflow server if a store is wanted."""
     with ExitStack() as stack:
         disk = stack.enter_context(SharedDisk())
         control = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
-        hosts = stack.enter_context(Hosts(4))
+        hosts = stack.enter_context(Hosts(1 + hosts_beside_head))
         redis = stack.enter_context(redis_server(hosts.outside, 6390)) if redis_program() else None
-        mlflow = stack.enter_context(MlflowServer(hosts.outside))
+        mlflow = stack.enter_context(MlflowServer(hosts.outside)) if store else None
         cluster = Cluster(hosts, redis, {FOLDER_VARIABLE: str(control)})
-        cluster.start(0, 1, 2, 3)
+        cluster.start(*range(len(hosts)))
         yield Scene(hosts, cluster, disk, mlflow, control)
 
 
@@ -95,13 +108,15 @@ def chaos_job(table: Path, **changes: Any) -> Job:
 class Run:
     """One run under way, its driver on a host of the cluster."""
 
-    def __init__(self, scene: Scene, name: str, job: Path, pace_s: float = PACE_S) -> None:
+    def __init__(self, scene: Scene, name: str, job: Path) -> None:
         self.scene, self.job = scene, job
         self.folder = RunFolder(scene.disk.path / "runs" / name)
         self.control = scene.control / name
         self.control.mkdir()
-        (self.control / "pace_s").write_text(str(pace_s))
+        set_pace(self.control, Pace())
         self.log = self.control / "driver.log"
+        self.part_ends = 0
+        """The step where the part of the run ends that is meant for the present fault."""
         self.driver: Process
 
     def begin(self) -> None:
@@ -114,12 +129,17 @@ class Run:
         cluster = self.scene.cluster
         command = [sys.executable, "-m", "benchmarks.saboteur", *arguments, "--address", cluster.address]
         with self.log.open("ab") as log:
-            self.driver = self.scene.hosts[DRIVER_HOST].start(*command, environment=cluster.environment, output=log)
+            self.driver = self.scene.driver_host.start(*command, environment=cluster.environment, output=log)
 
     def steps(self) -> list[tuple[float, int, int]]:
         """(unix seconds, steps done, workers) of every step that was taken, in the order of time."""
         lines = (line.split() for path in self.control.glob("steps-*.txt") for line in path.read_text().splitlines())
         return sorted((float(line[0]), int(line[1]), int(line[2])) for line in lines if len(line) == 3)
+
+    @property
+    def starts(self) -> int:
+        """How often workers began to take steps."""
+        return sum(path.stat().st_size > 0 for path in self.control.glob("steps-*.txt"))
 
     @property
     def newest(self) -> int:
@@ -153,6 +173,8 @@ class Done:
     detail: str
     at: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    starts_again: bool = False
+    """Whether all workers have to be started again before the run is over it; old ones may take some more steps."""
 
 
 KINDS: dict[str, Callable[[Scene, Run, random.Random], Done]] = {}
@@ -172,12 +194,12 @@ def kind(name: str) -> Callable[[Callable[[Scene, Run, random.Random], Done]], C
 def kill_worker(scene: Scene, run: Run, choice: random.Random) -> Done:
     host = choice.choice(scene.workers)
     host.kill("RayTrainWorker")
-    return Done(host.name)
+    return Done(host.name, starts_again=True)
 
 
 @kind("raylet killed")
 def kill_raylet(scene: Scene, run: Run, choice: random.Random) -> Done:
-    host = choice.choice([host for host in scene.workers if host.number != DRIVER_HOST])
+    host = choice.choice(scene.away)
     host.kill("raylet/raylet")
     _gets_over(run)
     scene.make_whole()
@@ -186,7 +208,7 @@ def kill_raylet(scene: Scene, run: Run, choice: random.Random) -> Done:
 
 @kind("host cut off")
 def cut_host(scene: Scene, run: Run, choice: random.Random) -> Done:
-    host = choice.choice([host for host in scene.workers if host.number != DRIVER_HOST])
+    host = choice.choice(scene.away)
     for_s = choice.choice((4.0, 12.0, 25.0))
     host.cut()
     time.sleep(for_s)
@@ -201,7 +223,7 @@ def kill_driver(scene: Scene, run: Run, choice: random.Random) -> Done:
     run.driver.send(signal.SIGKILL)
     run.driver.wait(30)
     run.go_on()
-    return Done("resumed at once")
+    return Done("resumed at once", starts_again=True)
 
 
 @kind("controller killed")
@@ -217,7 +239,7 @@ def kill_train_controller(scene: Scene, run: Run, choice: random.Random) -> Done
     killed = sum(host.kill("ray::TrainController") for host in scene.hosts)
     if killed != 1:
         raise RuntimeError(f"{killed} controllers were there to be killed")
-    return Done("Ray Train's")
+    return Done("Ray Train's", starts_again=True)
 
 
 @kind("head killed")
@@ -233,6 +255,7 @@ def kill_head(scene: Scene, run: Run, choice: random.Random) -> Done:
 @kind("MLflow down")
 def stop_mlflow(scene: Scene, run: Run, choice: random.Random) -> Done:
     for_s, way = choice.uniform(5, 20), choice.choice(("killed", "hung"))
+    assert scene.mlflow is not None
     if way == "killed":
         scene.mlflow.kill()
         time.sleep(for_s)
@@ -302,12 +325,13 @@ def join_host(scene: Scene, run: Run, choice: random.Random) -> Done:
 def _from_within(moment: str) -> None:
     @kind(f"killed in the middle of {'an' if moment == 'edit' else 'a'} {moment}")
     def end_within(scene: Scene, run: Run, choice: random.Random) -> Done:
-        after = choice.randrange(5)
+        after = choice.randrange(2)
+        set_pace(run.control, Pace(0.0, run.part_ends, AT_THE_END_S))
         order(run.control, moment, after)
         run.until(lambda: carried_out(run.control, moment) is not None, 120, f"a worker came to a {moment}")
         at = carried_out(run.control, moment)
         (run.control / f"killed-{moment}").unlink()
-        return Done(f"after {after} others", at=at)
+        return Done(f"after {after} others", at=at, starts_again=True)
 
 
 for moment in MOMENTS:
@@ -351,8 +375,10 @@ class Fault:
 
 def inflict(scene: Scene, run: Run, fault: Fault) -> None:
     """Do what the fault says, and wait until the run goes on."""
-    began = time.time()
+    began, starts = time.time(), run.starts
     done = KINDS[fault.kind](scene, run, random.Random(f"{fault.kind} {fault.seed}"))
+    if done.starts_again:
+        run.until(lambda: run.starts > starts, RECOVERS_WITHIN_S, "the workers were started again")
     _gets_over(run)
     at = began if done.at is None else done.at
     fault.detail, fault.facts = done.detail, done.facts
@@ -373,7 +399,7 @@ def disturbed_run(scene: Scene, name: str, job: Path, faults: Sequence[Fault], s
     run = Run(scene, name, job)
     fewer = [fault for fault in faults if fault.kind == "fewer workers at start"]
     for host in scene.hosts:
-        if fewer and host.number not in (0, DRIVER_HOST):
+        if fewer and host not in (scene.hosts[0], scene.driver_host):
             scene.cluster.stop(host)
     began = time.time()
     run.begin()
@@ -385,9 +411,14 @@ def disturbed_run(scene: Scene, name: str, job: Path, faults: Sequence[Fault], s
         rest = [fault for fault in faults if fault not in fewer]
         for part, fault in enumerate(rest):
             target = int((part + choice.uniform(0.1, 0.5)) * steps / len(rest))
+            # As fast as it goes up to here, but no further than a fault could be done.
+            run.part_ends = int((part + 0.9) * steps / len(rest))
+            set_pace(run.control, Pace(0.0, target, UNDER_A_FAULT_S))
             run.until(lambda target=target: run.newest >= target, ENDS_WITHIN_S, f"step {target}")
+            set_pace(run.control, Pace(UNDER_A_FAULT_S, run.part_ends, AT_THE_END_S))
             inflict(scene, run, fault)
             _say(f"  {fault.kind} {fault.seed}: {fault.detail}: next step after {fault.seconds_to_next_step} s")
+        set_pace(run.control, Pace())
         status = run.driver.wait(ENDS_WITHIN_S)
         if status:
             raise RuntimeError(f"the driver ended with {status}: {run.last_words()}")
@@ -399,7 +430,7 @@ def disturbed_run(scene: Scene, name: str, job: Path, faults: Sequence[Fault], s
     return run.folder.path
 
 
-def judge(faults: Sequence[Fault], folder: Path, undisturbed: Mapping[str, Any], store: str) -> None:
+def judge(faults: Sequence[Fault], folder: Path, undisturbed: Mapping[str, Any], store: str | None) -> None:
     """Compare what the run came to with one that was left alone."""
     summary = RunFolder(folder).read_json(folder / "summary.json")
     if summary.get("status") != "done":
@@ -410,7 +441,7 @@ def judge(faults: Sequence[Fault], folder: Path, undisturbed: Mapping[str, Any],
     unequal = list(differences(undisturbed, found))
     for line in unequal[:5]:
         _say(f"  {folder.name}: {line}")
-    once = recorded_once(folder, store)
+    once = recorded_once(folder, store or embedded_uri(folder))
     for fault in faults:
         fault.status = fault.status or summary["status"]
         fault.rows_lost, fault.rows_repeated = summary["rows_lost"], summary["rows_repeated"]
@@ -422,10 +453,6 @@ def judge(faults: Sequence[Fault], folder: Path, undisturbed: Mapping[str, Any],
 
 def recorded_once(folder: Path, store: str) -> bool:
     """Whether MLflow has the run once, ended, with each of its revisions once."""
-    from planaria.record.stored_run import KEY_TAG, REVISION_TAG
-    from planaria.record.tables import read_rows
-    from planaria.record.tracking import connect
-
     client = connect(store)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     key = json.loads((folder / "mlflow.json").read_text())["key"]
@@ -475,12 +502,25 @@ def save(path: Path, faults: Sequence[Fault]) -> None:
     path.write_text(text + "\n")
 
 
-def undisturbed_run(job: Job, folder: Path) -> dict[str, Any]:
-    """In one process, without Ray: runs are equal for every number of workers."""
+def prepare(scene: Scene) -> tuple[Path, dict[str, Any]]:
+    """The job's file, and what a run of it comes to in one process, without Ray: runs are equal for every number of
+    workers."""
+    uri = None if scene.mlflow is None else scene.mlflow.uri
+    job = chaos_job(write_table(scene.disk.path / "rows.parquet", ROWS, STRETCH))
+    job = job.model_copy(update={"record": job.record.model_copy(update={"tracking_uri": uri})})
+    path = scene.disk.path / "job.yaml"
+    path.write_text(dump_job(job))
     alone = job.model_copy(update={"scale": job.scale.model_copy(update={"workers": 0})})
-    folder.mkdir()
-    run_here(alone, RunFolder(folder), folder)
-    return outcome(folder)
+    with tempfile.TemporaryDirectory(prefix="undisturbed-") as folder:
+        run_here(alone, RunFolder(Path(folder)), Path(folder))
+        return path, outcome(Path(folder))
+
+
+def disturb(scene: Scene, job: Path, faults: Sequence[Fault], undisturbed: Mapping[str, Any]) -> None:
+    """One run with these faults, and what became of it."""
+    name = f"run-{faults[0].seed}-{time.strftime('%H%M%S')}"
+    folder = disturbed_run(scene, name, job, faults, undisturbed["summary"]["steps"])
+    judge(faults, folder, undisturbed, None if scene.mlflow is None else scene.mlflow.uri)
 
 
 def _say(line: str) -> None:
@@ -494,26 +534,26 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="do again what left a trace before")
     parser.add_argument("--until", metavar="HH:MM", help="begin no run after this time of the day")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="only print what was found, in Markdown")
     given = parser.parse_args()
+    if given.table:
+        print(table(load(given.out)))
+        return
     if (lacking := missing()) is not None:
         raise SystemExit(lacking)
     kinds = [name for name in given.kinds if name != "head killed" or redis_program()]
     known = [fault for fault in load(given.out) if fault.perfect or not given.again]
+    # However it is ended, nothing of it is left on the machine.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with scene() as place:
-        job = chaos_job(write_table(place.disk.path / "rows.parquet", ROWS, STRETCH))
-        job = job.model_copy(update={"record": job.record.model_copy(update={"tracking_uri": place.mlflow.uri})})
-        path = place.disk.path / "job.yaml"
-        path.write_text(dump_job(job))
-        with tempfile.TemporaryDirectory(prefix="undisturbed-") as alone:
-            undisturbed = undisturbed_run(job, Path(alone) / "run")
+        job, undisturbed = prepare(place)
         _say(str({key: undisturbed["summary"][key] for key in ("steps", "shifts", "decisions", "revisions")}))
         for faults in plan(kinds, given.seeds, known):
             if given.until and time.strftime("%H:%M") >= given.until:
                 break
-            name = f"run-{faults[0].seed}-{time.strftime('%H%M%S')}"
-            _say(f"{name}: {', '.join(fault.kind for fault in faults)}")
-            folder = disturbed_run(place, name, path, faults, undisturbed["summary"]["steps"])
-            judge(faults, folder, undisturbed, place.mlflow.uri)
+            _say(", ".join(f"{fault.kind} {fault.seed}" for fault in faults))
+            disturb(place, job, faults, undisturbed)
             known += faults
             save(given.out, known)
             place.make_whole()

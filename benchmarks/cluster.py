@@ -22,6 +22,7 @@ from benchmarks.hosts import Host, Hosts, until
 
 REPOSITORY = Path(__file__).parent.parent
 PORT, DASHBOARD_PORT = 6379, 8265
+_TRIES = 3
 LOST_HOSTS_ARE_FOUND = {
     "RAY_health_check_initial_delay_ms": "3000",
     "RAY_health_check_period_ms": "1000",
@@ -62,10 +63,18 @@ class Cluster:
         """Start Ray on these hosts, the head first; returns when all of them belong to the cluster."""
         if 0 in numbers:
             self._start_head()
-        starting = [self._starting(self.hosts[number]) for number in numbers if number]
-        for process in starting:
-            if process.wait():
-                raise RuntimeError(f"ray start failed: {process.stdout.read().decode()[-600:]}")  # type: ignore[union-attr]
+        waiting = [self.hosts[number] for number in numbers if number]
+        for left in reversed(range(_TRIES)):
+            tried = [(host, self._starting(host)) for host in waiting]
+            failed = [(host, process) for host, process in tried if process.wait()]
+            waiting = [host for host, _ in failed]
+            if failed and not left:
+                said = failed[0][1].stdout
+                raise RuntimeError(
+                    f"{waiting[0].name}: ray start failed: {said.read().decode()[-600:] if said else ''}"
+                )
+            for host in waiting:
+                host.kill("ray")
         names = {self.hosts[number].address for number in numbers}
         until(lambda: names <= self.alive(), 60, f"not all of {names} joined: {self.alive()}", every_s=0.2)
 
@@ -92,13 +101,22 @@ class Cluster:
         return bool(host.processes("raylet/raylet"))
 
     def _start_head(self) -> None:
-        self.head.call(
+        """As a service manager would, again and again: Ray gives up after 30 s, which a busy machine may need."""
+        command = [
             *_ray(self.head, "--head", f"--port={PORT}", "--num-cpus=0"),
             f"--temp-dir={self.head.scratch}",
             "--dashboard-host=0.0.0.0",
             f"--dashboard-port={DASHBOARD_PORT}",
-            environment={**self.environment, **self._of_head},
-        )
+        ]
+        for left in reversed(range(_TRIES)):
+            try:
+                self.head.call(*command, environment={**self.environment, **self._of_head})
+                return
+            except RuntimeError:
+                if not left:
+                    raise
+                self.head.power_off()
+                self.head.boot()
 
     def _starting(self, host: Host) -> subprocess.Popen[bytes]:
         command = _ray(host, f"--address={self.address}", "--num-cpus=1")

@@ -13,6 +13,7 @@ and util-linux.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from typing import IO
 
 _NAME = re.compile(r"pl(\d+)")
 """Of a bridge or a control group: with the process that made it, so that a later one can tell what was left behind."""
+_COUNT = itertools.count()
 _TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount")
 _CPU_GROUPS = next(
     (place for place in (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")) if (place / "cgroup.procs").exists()), None
@@ -112,15 +114,19 @@ class Host:
         self._up.kill()
         self._up.wait()
         self._up = None
-        for pid in self.processes():
-            _kill(pid)
-        until(lambda: not self.processes(), 10, f"{self.name} did not go down")
+        until(self._is_down, 10, f"{self.name} did not go down")
         until(lambda: not Path(f"/sys/class/net/{self._card}").exists(), 10, f"{self._card} is still there")
+
+    def _is_down(self) -> bool:
+        """Whatever entered it and is not down yet is told so."""
+        left = self._in_group()
+        for pid in left:
+            _kill(pid)
+        return not left
 
     def remove(self) -> None:
         self.power_off()
-        if self._group.exists():
-            self._group.rmdir()
+        until(lambda: not self._group.exists() or _removed(self._group), 10, f"{self._group} cannot be removed")
 
     def cut(self) -> None:
         """Pull the network cable."""
@@ -140,8 +146,12 @@ class Host:
 
     def processes(self, words: str = "") -> list[int]:
         """The host's processes whose command line has these words, by their numbers on this machine."""
-        found = (self._group / "cgroup.procs").read_text().split() if self._group.exists() else []
-        return [int(pid) for pid in found if words in command_of(int(pid))]
+        inside = [pid for pid in self._in_group() if _namespace(pid) != _namespace(os.getpid())]
+        return [pid for pid in inside if words in command_of(pid)]
+
+    def _in_group(self) -> list[int]:
+        found = (self._group / "cgroup.procs").read_text() if self._group.exists() else ""
+        return [int(pid) for pid in found.split()]
 
     def kill(self, words: str) -> int:
         """SIGKILL the processes whose command line has these words; how many those were."""
@@ -193,7 +203,7 @@ class Hosts:
         _remove_left_behind()
         self.base = Path(tempfile.mkdtemp(prefix="hosts-"))
         (self.base / "own").mkdir()
-        self._bridge = f"pl{os.getpid()}"
+        self._bridge = f"pl{os.getpid()}n{next(_COUNT)}"
         network = _free_network()
         self.outside = f"{network}.1"
         self._all = tuple(
@@ -251,6 +261,21 @@ def command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
     except OSError:
         return ""
+
+
+def _namespace(pid: int) -> str:
+    """In which the process's number is another one. A command that enters it is outside itself."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
+
+
+def _removed(group: Path) -> bool:
+    """A control group is busy for a moment after its last process has ended."""
+    with contextlib.suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def _only_child(process: subprocess.Popen[bytes]) -> int:

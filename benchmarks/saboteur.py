@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,19 +59,35 @@ def ray_worker(config: dict[str, Any]) -> dict[str, Any]:
     return worker.ray_worker(config)
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast steps may follow each other, so that a run is neither over before all was done to it nor slower than it
+    need be."""
+
+    every_s: float = 0.0
+    until_step: int = 0
+    then_every_s: float = 0.0
+
+    def seconds(self, step: int) -> float:
+        return self.every_s if step < self.until_step else self.then_every_s
+
+
+def set_pace(control: Path, pace: Pace) -> None:
+    partial = control / ".pace"
+    partial.write_text(json.dumps(asdict(pace)))
+    partial.rename(control / "pace.json")
+
+
 def _note_steps(control: Path) -> None:
-    """Rank 0 writes down when each step was done, and takes no more of them a second than it is told to."""
-    take_step, pace_s = Lifelong.take_step, float((control / "pace_s").read_text())
+    """Rank 0 writes down when each step was done, and waits between them as it is told to."""
+    take_step = Lifelong.take_step
     notes = (control / f"steps-{time.time_ns()}-{os.getpid()}.txt").open("a", buffering=1)
-    due = time.monotonic()
 
     @wraps(take_step)
     def noted(self: Lifelong, *arguments: Any) -> Tick | None:
-        nonlocal due
         if self.group.rank != 0:
             return take_step(self, *arguments)
-        time.sleep(max(0.0, due - time.monotonic()))
-        due = time.monotonic() + pace_s
+        time.sleep(Pace(**json.loads((control / "pace.json").read_text())).seconds(self.step))
         tick = take_step(self, *arguments)
         notes.write(f"{time.time():.3f} {self.step} {self.group.size}\n")
         return tick
