@@ -6,12 +6,14 @@ Legend: D model width, N heads, H head width, T tokens, M MLP width, C outputs.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from planaria.errors import InputError
+from planaria.plain_json import load_json
 from planaria.signals import Fields, Task
 
 Part = Literal["attention", "mlp"]
@@ -183,6 +185,14 @@ class Blueprint:
         return inputs + d + attention + mlp + differences + gates + adapters + rest
 
     @property
+    def readout_most(self) -> int:
+        """A bound on the largest part of a readout, in numbers, and at most 8 times all of it."""
+        values = 2 * self.numeric + self.categorical * min(self.categories, 32)  # buckets, see TableFeatures
+        inputs = values if self.image_shape is None else math.prod(self.image_shape)
+        answers = self.outputs * (2 + self.readout_fading + self.readout_concepts)
+        return self.readout_features * max(inputs, answers)
+
+    @property
     def prunable(self) -> int:
         """Parameters that go when heads and hidden units go."""
         nothing = replace(self, heads=(0,) * self.layers, mlp_width=0, mlp_widths=())
@@ -219,7 +229,7 @@ class Blueprint:
     def from_json(text: str) -> Blueprint:
         """Raises InputError where the text is not a blueprint."""
         try:
-            values = json.loads(text)
+            values = load_json(text)
             for name in ("heads", "attention_of", "mlp_of", "mlp_widths"):
                 values[name] = tuple(int(n) for n in values.get(name, ()))
             if values.get("image_shape") is not None:
@@ -230,7 +240,7 @@ class Blueprint:
                 values["quantisation"] = Quantisation(**values["quantisation"])
             blueprint = Blueprint(**values)
             blueprint.check()
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise InputError(f"blueprint: not a blueprint ({error}); restore the file from a checkpoint") from None
         return blueprint
 

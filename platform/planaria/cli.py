@@ -24,7 +24,9 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.text import Text
 
+from planaria.addresses import mask_secrets
 from planaria.errors import InputError, RunError
+from planaria.plain_json import read_json
 from planaria.plain_yaml import one_line
 
 if TYPE_CHECKING:
@@ -69,8 +71,11 @@ def call(arguments: list[str]) -> int:
         return _complain(str(error), FAILED, as_json)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED, as_json)
+    except MemoryError as error:
+        why = one_line(str(error)) or "no more could be had"
+        return _complain(f"memory: there is not enough ({why}); lower what the job asks for", FAILED, as_json)
     except Exception as error:
-        traceback.print_exc()
+        _err().print(mask_secrets(traceback.format_exc()), soft_wrap=True, highlight=False, markup=False)
         return _complain(f"unexpected {type(error).__name__}: {one_line(str(error))}", FAILED, as_json)
 
 
@@ -586,13 +591,14 @@ def _history(folder: Path) -> list[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     """Empty where the file is not there yet."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
 
 
 def _complain(message: str, status: int, as_json: bool) -> int:
+    message = mask_secrets(message)
     if as_json:
         _write(json.dumps({"error": message, "status": status}) + "\n")
     else:

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from rich.text import Text
 
 from planaria.errors import InputError
+from planaria.machine import memory_bytes
 from planaria.plain_yaml import one_line
 
 Level = Literal["ok", "warn", "fail"]
@@ -129,7 +130,7 @@ def check_cpus_and_memory() -> Iterator[Finding]:
         yield Finding("warn", "CPUs", "1", "the demo has 2 workers: run it with --workers 1")
     else:
         yield Finding("ok", "CPUs", str(cpus))
-    memory_gib = _memory_bytes() / GIB
+    memory_gib = memory_bytes() / GIB
     if memory_gib < 4:
         yield Finding("warn", "memory", f"{memory_gib:.1f} GiB", "Ray and two workers want 4: run with --workers 0")
     else:
@@ -264,15 +265,6 @@ def _answers(address: str) -> bool:
             return True
     except (OSError, ValueError):
         return False
-
-
-def _memory_bytes() -> int:
-    """The machine's memory, or what this container may use of it."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no control group, or one without a limit
-        return machine
 
 
 def _cpu_flags() -> set[str]:

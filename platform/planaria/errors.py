@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from planaria.addresses import mask_secrets
 
-class InputError(Exception):
+
+class _Line(Exception):
+    """Messages are shown and recorded: secrets in them are not."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask_secrets(message))
+
+
+class InputError(_Line):
     """What the user gave cannot be run. Raised before anything is started; exit status 2."""
 
 
-class RunError(Exception):
+class RunError(_Line):
     """A run that had started cannot go on. What was done so far is kept; exit status 1."""
 
 

@@ -16,7 +16,7 @@ from planaria.blueprint import PARTS, Blueprint
 from planaria.errors import InputError, nearest
 from planaria.plain_yaml import dump_yaml, load_yaml, read_yaml
 from planaria.policy import Policy
-from planaria.settings import Settings, parse_from
+from planaria.settings import FolderName, Settings, parse_from
 
 
 class ImageColumn(Settings):
@@ -276,7 +276,7 @@ class Energy(Settings):
 
 
 class Job(Settings):
-    name: str = "run"
+    name: FolderName = "run"
     """Names the run's folder and its MLflow run."""
     seed: int = Field(0, ge=0)
     """Equal seeds give equal runs, whatever the number of workers."""

@@ -12,12 +12,15 @@ import yaml
 
 from planaria.errors import InputError, nearest
 
-LARGEST_FILE_BYTES = 1_000_000
+LARGEST_FILE_BYTES = 250_000
+"""Some 20 seconds of reading, of the worst that fits."""
+_LONGEST_NUMBER = 100
+"""Characters. Numbers in base 60 (1:30:00), which YAML 1.1 has, take time that grows with the square of that."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds. Tags that build objects are refused (safe loader)."""
-    values = load_yaml(_read_text(path), str(path))
+    values = load_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         found = "is empty" if values is None else f"holds {shown(values)}"
         raise InputError(f"{path}: {found}; give keys and values, such as 'name: my-run'")
@@ -74,8 +77,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
+            if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+                raise ValueError(f"a number has at most {_LONGEST_NUMBER} characters")
             return super().construct_object(node, deep=deep)
-        except ValueError as error:  # such as 2024-13-45, which looks like a date
+        except (ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            # 2024-13-45 looks like a date, and what has a tag need not look like that at all
             problem = f"{shown(node.value)} cannot be read ({one_line(str(error))}); put quotes around it"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
@@ -94,6 +100,9 @@ class _Loader(yaml.SafeLoader):
         return values
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -105,13 +114,16 @@ for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Of a small file. InputError where it cannot be had."""
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give a YAML file")
-        if path.stat().st_size > LARGEST_FILE_BYTES:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE_BYTES + 1)
+        if len(content) > LARGEST_FILE_BYTES:
             raise InputError(f"{path}: is larger than {LARGEST_FILE_BYTES:,} bytes; this is not a job or policy")
-        return path.read_text(encoding="utf-8")
+        return content.decode("utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file{_neighbour(path)}") from None
     except UnicodeDecodeError:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from planaria.addresses import holds_secret
 from planaria.errors import InputError, nearest
 from planaria.plain_yaml import one_line, shown
 
@@ -25,6 +27,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+def _within_a_folder(name: str) -> str:
+    if not _FOLDER_NAME.fullmatch(name):
+        raise ValueError(
+            f"{shown(name)} cannot name a folder; give 1 to 100 characters without / and \\, the first of them no dot"
+        )
+    return name
+
+
+_FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,100}")
+FolderName = Annotated[str, AfterValidator(_within_a_folder)]
+"""A name that a folder gets: it does not lead out of the one that holds it."""
+
 S = TypeVar("S", bound=Settings)
 Origin = Callable[[str], tuple[str, str]]
 """From a dotted key to where the user wrote it, and what the key is called there."""
@@ -37,6 +51,7 @@ def parse(kind: type[S], values: dict[str, Any], where: str) -> S:
 
 def parse_from(kind: type[S], values: dict[str, Any], origin: Origin) -> S:
     """As `parse`, for values that come from several places; `origin` says where a key was written."""
+    _refuse_secrets(values, origin)
     try:
         # JSON is the strict reading: "3" is not a number and true is not 1, but a list may be a tuple.
         return kind.model_validate_json(json.dumps(values, default=str), strict=True)
@@ -46,6 +61,19 @@ def parse_from(kind: type[S], values: dict[str, Any], origin: Origin) -> S:
     except (ValueError, TypeError, RecursionError) as error:
         where, _ = origin("")
         raise InputError(f"{where}: cannot be read as plain data: {one_line(str(error))}") from None
+
+
+def _refuse_secrets(values: Any, origin: Origin, key: str = "") -> None:
+    """What is read here is written into folders, records and pages, and shown by Ray."""
+    if isinstance(values, dict | list):
+        for step, value in values.items() if isinstance(values, dict) else enumerate(values):
+            _refuse_secrets(value, origin, f"{key}.{step}".removeprefix("."))
+    elif isinstance(values, str) and holds_secret(values):
+        where, key_there = origin(key)
+        raise InputError(
+            f"{where}: {key_there}: holds a password or a token, and would be recorded; write ${{NAME}} in its place, "
+            "which is taken from the environment variable NAME wherever it is needed"
+        )
 
 
 def fields(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

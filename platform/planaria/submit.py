@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from planaria.addresses import holds_secret
 from planaria.errors import InputError, RunError
 from planaria.job import Job, dump_job
 from planaria.plain_yaml import one_line
@@ -59,11 +60,10 @@ class Cluster:
     def submit_command(self, entry_point: str, folder: Path) -> str:
         """Run a shell command on the cluster, in a copy of `folder`, with this package; the submission id."""
         with tempfile.TemporaryDirectory(prefix="planaria-code-") as code:
-            handed_on = {name: os.environ[name] for name in FORWARDED if name in os.environ}
             environment = {
                 "working_dir": str(folder),
                 "py_modules": [str(_package(Path(code)))],
-                "env_vars": {**handed_on, "RAY_JOB_STOP_WAIT_TIME_S": str(STOPS_WITHIN_S)},
+                "env_vars": {**_handed_on(), "RAY_JOB_STOP_WAIT_TIME_S": str(STOPS_WITHIN_S)},
             }
             return self._ask(lambda: self._client.submit_job(entrypoint=entry_point, runtime_env=environment))
 
@@ -154,6 +154,17 @@ def planaria_command(arguments: list[str]) -> str:
         f'PY={here}; "$PY" -c {shlex.quote(has_ray)} 2>/dev/null || PY=python; '
         f'exec "$PY" -m planaria.cli {shlex.join(arguments)}'
     )
+
+
+def _handed_on() -> dict[str, str]:
+    values = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+    for name, value in values.items():
+        if holds_secret(value):
+            raise InputError(
+                f"{name}: holds a password or a token, which Ray would show on its dashboard; write ${{NAME}} in its "
+                "place and set NAME in the environment of the cluster's nodes"
+            )
+    return values
 
 
 def _package(folder: Path) -> Path:

@@ -49,9 +49,12 @@ class Snapshot:
 
     @staticmethod
     def read(about: Mapping[str, Any], weights: Weights) -> Snapshot:
-        """Inverse of `about`."""
+        """Inverse of `about`. Raises KeyError, TypeError, ValueError or InputError where it is not that."""
         ages = tuple(tuple(int(age) for age in layer) for layer in about["ages"])
-        return Snapshot(int(about["sample"]), Blueprint.from_json(about["blueprint"]), weights, ages)
+        blueprint, held = Blueprint.from_json(about["blueprint"]), sum(value.numel() for value in weights.values())
+        if blueprint.parameters > held:
+            raise ValueError(f"a model of {blueprint.parameters:,} parameters and weights of {held:,} numbers")
+        return Snapshot(int(about["sample"]), blueprint, weights, ages)
 
 
 @dataclass(frozen=True)

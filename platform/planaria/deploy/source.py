@@ -14,6 +14,7 @@ import torch
 from planaria.errors import InputError
 from planaria.job import load_job
 from planaria.model import ElasticTransformer
+from planaria.own_folder import check_no_links
 from planaria.stream import open_stream
 from planaria.train.checkpoint import CheckpointStore, step_of
 from planaria.train.folder import RunFolder
@@ -45,6 +46,7 @@ def read_source(given: Path, step: int | None = None) -> Source:
     folder = RunFolder(given)
     if not folder.job.is_file():
         raise InputError(f"{given}: is no run's folder (job.yaml is missing); give the folder that `planaria run` made")
+    check_no_links(given)
     job = load_job(folder.job, ())
     name, parts = _checkpoint(CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints), step)
     base = Path(folder.read_json(folder.path / "place.json").get("base", Path.cwd()))

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from planaria.errors import InputError
 from planaria.learn.share import Share
+from planaria.plain_json import load_json
 from planaria.policy import Memory
 from planaria.signals import Features, Task
 
@@ -278,7 +279,7 @@ class ReplayMemory:
     def load_arrow(self, table: pa.Table) -> None:
         """Take the index, and this worker's share. Raises InputError where the table is not such a memory."""
         try:
-            about = json.loads(table.schema.metadata[b"planaria"])
+            about = load_json(table.schema.metadata[b"planaria"])
             if table.num_rows > self.capacity:
                 raise ValueError(f"{table.num_rows} rows do not fit into {self.capacity}")
             own = self.share.slots(table.num_rows)
@@ -286,13 +287,17 @@ class ReplayMemory:
             for name, (shape, dtype) in about["columns"].items():
                 shared = name not in _INDEX
                 places = self.share.capacity(self.capacity) if shared else self.capacity
-                stored[name] = np.zeros((places, *shape), np.dtype(dtype))
-                if _width(stored[name]):
-                    flat = table.column(name).combine_chunks()
-                    values = flat.flatten() if pa.types.is_fixed_size_list(flat.type) else flat
-                    rows = values.to_numpy(zero_copy_only=False).reshape(table.num_rows, *shape)
-                    mine = rows[own] if shared and not self.share.is_whole else rows
-                    stored[name][: len(mine)] = mine
+                if name not in table.column_names:  # of no width
+                    stored[name] = np.zeros((places, 0), np.dtype(dtype))
+                    continue
+                flat = table.column(name).combine_chunks()
+                values = flat.flatten() if pa.types.is_fixed_size_list(flat.type) else flat
+                rows = values.to_numpy(zero_copy_only=False).reshape(table.num_rows, *shape)
+                stored[name] = np.zeros((places, *rows.shape[1:]), np.dtype(dtype))
+                if stored[name].dtype.kind not in "biuf":
+                    raise ValueError(f"'{name}' is of type {dtype}")
+                mine = rows[own] if shared and not self.share.is_whole else rows
+                stored[name][: len(mine)] = mine
             self.target, self.remembered = stored.pop("target"), stored.pop("remembered")
             # Tables from before concepts were told apart do not have these.
             self.concept = stored.pop("concept", np.zeros(self.capacity, np.int64))
@@ -301,8 +306,11 @@ class ReplayMemory:
             self.seen_per_class = {int(label): int(count) for label, count in about["seen_per_class"]}
             self._slots_per_class = {int(label): list(slots) for label, slots in about["slots_per_class"]}
             self._full = {int(label) for label in about["full"]}
+            in_all = sorted(slot for slots in self._slots_per_class.values() for slot in slots)
+            if in_all != list(range(table.num_rows)):
+                raise ValueError("its slots are not each of one class")
             self.columns, self.rows, self.seen = stored, table.num_rows, int(about["seen"])
-        except (KeyError, ValueError, TypeError, pa.ArrowInvalid) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError, pa.ArrowException) as error:
             raise InputError(f"memory: not a usable replay memory ({error}); use an older checkpoint") from None
 
 

@@ -43,6 +43,9 @@ VALUE, SUMMARY, JOB = "value.safetensors", "summary.json", "meta_job.yaml"
 _AT_ONCE = 22
 """Streams that one task lives through side by side."""
 _VALIDATION_SEED = 500_000
+_MOST_BYTES = 4 << 30
+"""Of an experience file once it is unpacked."""
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 Tell = Callable[[str], None]
 
 
@@ -109,9 +112,13 @@ def to_bytes(experience: Experience) -> bytes:
 def from_bytes(content: bytes) -> Experience:
     """Raises ValueError where it is not what `to_bytes` made, with the features of today."""
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            unpacked = sum(one.file_size for one in packed.infolist())
+        if unpacked > _MOST_BYTES:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             experience = Experience(**{field.name: arrays[field.name] for field in fields(Experience)})
-    except (OSError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, LookupError, TypeError, AttributeError, MemoryError, *_ZIP_ERRORS) as error:
         raise ValueError(f"no experience: {error}") from None
     if experience.before_DKX.shape[-1] != len(NAMES):
         raise ValueError(f"experience with {experience.before_DKX.shape[-1]} features, not {len(NAMES)}")

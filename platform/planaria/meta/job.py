@@ -12,7 +12,7 @@ from planaria.errors import nearest
 from planaria.job import put, read_override
 from planaria.meta.families import FAMILIES
 from planaria.plain_yaml import read_yaml
-from planaria.settings import Settings, parse_from
+from planaria.settings import FolderName, Settings, parse_from
 
 
 class OuterLoop(Settings):
@@ -38,7 +38,7 @@ class OuterLoop(Settings):
 class MetaJob(Settings):
     """What `planaria meta-train` reads."""
 
-    name: str = "meta_train"
+    name: FolderName = "meta_train"
     """Names the folder and the MLflow run."""
     seed: int = Field(0, ge=0)
     """Equal seeds give equal values, whatever the number of processes."""

@@ -27,6 +27,7 @@ from planaria.model.gates import Gate
 from planaria.model.initialise import Initialisation, draw
 from planaria.model.inputs import ImageInput, TableInput
 from planaria.model.readout import Readout
+from planaria.plain_json import read_json
 
 
 class OutputLayer(nn.Module):
@@ -198,13 +199,24 @@ def save_model(model: ElasticTransformer, folder: Path, encoding: Mapping[str, A
     )
 
 
+def check_weights(blueprint: Blueprint, weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where the weights are too few for such a model, before anything of the model's size is made: a
+    blueprint is a few words, whatever it asks for. Whether they fit is for `load_state_dict` to say."""
+    held = sum(tensor.numel() for tensor in weights.values())
+    if blueprint.parameters > held or blueprint.readout_most > 8 * held:
+        raise ValueError(f"a model of {blueprint.parameters:,} parameters and weights of {held:,} numbers")
+
+
 def load_model(folder: Path) -> tuple[ElasticTransformer, dict[str, Any]]:
     """The model and the encoding that `save_model` wrote. Raises InputError where they do not fit together."""
     try:
-        model = build(Blueprint.from_json((folder / "blueprint.json").read_text()))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        encoding = json.loads((folder / "encoding.json").read_text())
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        weights = load_file(folder / "model.safetensors")
+        blueprint = Blueprint.from_json((folder / "blueprint.json").read_text())
+        check_weights(blueprint, weights)
+        model = build(blueprint)
+        model.load_state_dict(weights)
+        encoding = dict(read_json(folder / "encoding.json"))
+    except (OSError, RuntimeError, SafetensorError, ValueError, TypeError) as error:
         raise InputError(f"{folder}: no usable model ({str(error).splitlines()[0]}); export it again") from None
     return model.eval(), encoding
 

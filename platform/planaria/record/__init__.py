@@ -1,6 +1,6 @@
 """What a run leaves behind: tables, MLflow runs, models that can be served, and a report."""
 
-from planaria.record.masking import mask_secrets
+from planaria.addresses import mask_secrets
 from planaria.record.mlflow_store import MlflowRecorder
 from planaria.record.report import write_report, write_report_for_run
 from planaria.record.tables import Records, decision_row, read_rows, shift_row

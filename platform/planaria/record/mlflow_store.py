@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planaria.addresses import mask_secrets
 from planaria.errors import InputError, RunError
-from planaria.record.masking import mask_secrets
+from planaria.plain_json import read_json
 from planaria.record.registry import register
 from planaria.record.stored_run import STATUSES, StoredRun, read_summary
 from planaria.record.tables import SCHEMAS, read_rows, write_atomically
@@ -225,7 +226,7 @@ def _read_marks(folder: Path) -> dict[str, str]:
     """The key and the id of the folder's run; nothing before there is one. Raises RunError where it is broken."""
     path = folder / _MARKS
     try:
-        marks = json.loads(path.read_text())
+        marks = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

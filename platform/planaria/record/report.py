@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
+from planaria.addresses import mask_secrets
 from planaria.errors import InputError
+from planaria.own_folder import check_no_links
+from planaria.plain_json import read_json
+from planaria.plain_yaml import load_yaml, one_line, read_text
 from planaria.record import outcome_plots, outcomes, plots, story
 from planaria.record.cards import cards
 from planaria.record.facts import SHIFT_SYMBOLS, Run
-from planaria.record.masking import mask_secrets
 from planaria.record.page import both_sizes, page_template
 from planaria.record.tables import read_rows, write_atomically
 
@@ -31,7 +32,11 @@ def write_report(folder: Path, target: Path | None = None) -> Path:
     Raises InputError where the folder does not exist or a file in it is broken, RunError where the page cannot be
     written.
     """
-    page = render(read_run(folder))
+    run = read_run(folder)
+    try:
+        page = render(run)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise InputError(f"{folder}: holds what no run writes ({one_line(str(error))})") from error
     path = target or folder / REPORT_NAME
     write_atomically(path, lambda file: file.write(page.encode()))
     return path
@@ -41,6 +46,7 @@ def read_run(folder: Path) -> Run:
     """What a run's folder holds so far. Nothing but the folder itself must exist."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give the folder of a run")
+    check_no_links(folder)
     summary, job_yaml = _read_json(folder / "summary.json"), _read_job(folder / "job.yaml")
     job, store = _parse_job(job_yaml), _read_json(folder / "mlflow.json")
     steps = read_rows(folder, "steps")
@@ -141,7 +147,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text())
+        value = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); resume the run to write it again") from None
     if not isinstance(value, dict):
@@ -151,15 +157,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_job(path: Path) -> str:
     try:
-        return mask_secrets(path.read_text()) if path.exists() else ""
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); put the run's job file there") from None
+        return mask_secrets(read_text(path)) if path.exists() else ""
+    except InputError as error:
+        raise InputError(f"{error}; put the run's job file there") from None
 
 
 def _parse_job(text: str) -> Mapping[str, Any]:
     """The job as a mapping; an empty one where the text is no YAML mapping, since the report can do without."""
     try:
-        job = yaml.safe_load(text) if text else {}
-    except yaml.YAMLError:
+        job = load_yaml(text, "job.yaml") if text else {}
+    except InputError:
         return {}
     return job if isinstance(job, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planaria.record.masking import mask_secrets
+from planaria.addresses import mask_secrets
+from planaria.plain_json import read_json
 from planaria.record.tables import Row, to_json
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json, or nothing while there is none."""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = read_json(folder / "summary.json")
     except (OSError, ValueError):
         return {}
     return summary if isinstance(summary, dict) else {}

@@ -21,9 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from planaria.errors import InputError, RunError
+from planaria.plain_arrow import check_parquet, load_arrow
+from planaria.plain_json import load_json
 from planaria.signals import Decision, Shift
 
 Row = dict[str, Any]
+
+_MOST_BYTES = 256 << 20
+"""Of a table. Thousands of intervals and events take a few MiB."""
+_MOST_ROWS = 1 << 20
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -210,13 +216,14 @@ class Records:
         return _ipc_bytes(pa.table(columns, schema=schema))
 
     def load_state(self, state: bytes) -> None:
-        """Take over what `state()` returned."""
-        table = pa.ipc.open_stream(state).read_all()
+        """Take over what `state()` returned. Raises KeyError, TypeError or ValueError where it is not that."""
+        most_rows = max(self._max_intervals, self._max_events)
+        table = load_arrow(state, _MOST_BYTES, len(SCHEMAS))
         header = json.loads(table.schema.metadata[b"planaria"])
         self.interval_samples = int(header["interval_samples"])
         self._dropped = {name: int(header["dropped"][name]) for name in SCHEMAS}
-        kept = zip(table["name"].to_pylist(), table["rows"].to_pylist(), strict=True)
-        self._rows = {name: pa.ipc.open_stream(ipc).read_all().to_pylist() for name, ipc in kept}
+        kept = dict(zip(table["name"].to_pylist(), table["rows"].to_pylist(), strict=True))
+        self._rows = {name: load_arrow(kept[name], _MOST_BYTES, most_rows).to_pylist() for name in SCHEMAS}
         self._unwritten = set(SCHEMAS)
 
     def write(self, folder: Path) -> None:
@@ -278,16 +285,17 @@ def read_rows(folder: Path, table: str) -> list[Row]:
     Raises InputError where the file is broken.
     """
     path = folder / f"{table}.parquet"
-    if not path.exists():
+    if not path.is_file():
         return []
     try:
+        check_parquet(path, _MOST_BYTES, _MOST_ROWS)
         rows: list[Row] = pq.read_table(path, schema=SCHEMAS[table]).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        for row in rows:
+            for column in JSON_COLUMNS & row.keys():
+                row[column] = None if row[column] is None else load_json(row[column])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: cannot be read ({reason}); resume the run to write it again") from None
-    for row in rows:
-        for column in JSON_COLUMNS & row.keys():
-            row[column] = None if row[column] is None else json.loads(row[column])
     return rows
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from planaria.addresses import filled, mask_secrets
 from planaria.errors import InputError
-from planaria.record.masking import mask_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,6 +39,10 @@ def embedded_uri(folder: Path) -> str:
 def check_tracking_uri(uri: str, timeout_s: float = 5.0) -> None:
     """Raises InputError where nothing that could be an MLflow store answers at `uri` within `timeout_s`."""
     where = f"record.tracking_uri: {mask_secrets(uri)}"
+    try:
+        uri = filled(uri)
+    except KeyError as error:
+        raise InputError(f"{where}: there is no environment variable {error}; set it") from None
     scheme = urlsplit(uri).scheme
     if scheme in ("http", "https"):
         _check_server(uri, where, timeout_s)
@@ -51,7 +55,8 @@ def check_tracking_uri(uri: str, timeout_s: float = 5.0) -> None:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store at `uri`; a SQLite store is made where there is none yet, and set to write-ahead logging.
+    """A client of the store at `uri`, whose ${NAMES} come from the environment; a SQLite store is made where there is
+    none yet, and set to write-ahead logging.
 
     The first import of MLflow takes 5 to 9 CPU seconds, a new SQLite store 1 to 8 more.
     """
@@ -61,6 +66,7 @@ def connect(uri: str) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
+    uri = filled(uri)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     if urlsplit(uri).scheme == "sqlite":
         client.search_experiments(max_results=1)

@@ -14,7 +14,7 @@ from planaria.job import Job, load_job, put, read_override
 from planaria.plain_yaml import dump_yaml, read_yaml
 from planaria.ranges import Range, Value, below, check_conditions, check_types
 from planaria.search.turns import check_turns
-from planaria.settings import Settings, parse_from
+from planaria.settings import FolderName, Settings, parse_from
 
 OBJECTIVES: Mapping[str, str] = {
     "prequential_accuracy": "of every row before it was learned from",
@@ -63,7 +63,7 @@ class Population(Settings):
 class Campaign(Settings):
     """What `planaria search` reads."""
 
-    name: str = "campaign"
+    name: FolderName = "campaign"
     """Names the folder and the MLflow run."""
     job: str
     """The job file, relative to the campaign's."""

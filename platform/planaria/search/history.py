@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from planaria.errors import InputError
+from planaria.own_folder import check_no_links
 from planaria.ranges import Value
 from planaria.search.campaign import Campaign, load_campaign
 from planaria.search.outcome import front, importance
@@ -62,6 +63,7 @@ def read_history(folder: Path) -> History:
     """Raises InputError where the folder holds no campaign, or one that cannot be read."""
     if not (folder / CAMPAIGN).is_file():
         raise InputError(f"{folder}: is no campaign's folder ({CAMPAIGN} is missing); give one that has it")
+    check_no_links(folder)
     campaign = load_campaign(folder / CAMPAIGN)
     files = RunFolder(folder)
     summary = files.read_json(folder / SUMMARY)

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from planaria.errors import InputError
+from planaria.plain_json import read_json
+
 TRIALS = "trials"
 RESULT = "trial.json"
 
@@ -22,7 +25,21 @@ def lives_in(place: Path) -> list[Path]:
 
 def read_trials(folder: Path) -> list[dict[str, Any]]:
     """All trials that have ended, by number."""
-    return [json.loads(path.read_text()) for path in ended_in(folder)]
+    return [read_trial(path) for path in ended_in(folder)]
+
+
+def read_trial(path: Path) -> dict[str, Any]:
+    """How a trial ended. Raises InputError where the file is not what `write_result` writes."""
+    try:
+        trial = read_json(path)
+        number, settings, status = (trial[name] for name in ("number", "settings", "status"))
+        if type(number) is not int or number != int(path.parent.name) or not isinstance(settings, dict):
+            raise ValueError("it is of another trial")
+        if status == "done" and not isinstance(trial["metrics"], dict):
+            raise ValueError("its metrics are missing")
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{path}: is not how a trial ends ({error}); remove its folder") from None
+    return dict(trial)
 
 
 def ended_in(folder: Path) -> list[Path]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planaria.errors import InputError
+from planaria.plain_json import read_json
 from planaria.ranges import Value
 from planaria.search.campaign import Campaign
 from planaria.search.places import folder_of, lives_in, write_result
@@ -43,18 +45,21 @@ class Present:
 
 
 def present(place: Path) -> Present:
-    history = json.loads((place / TURNS).read_text())
-    now = history[-1]
-    plain = {key: _as_value(value) for key, value in now["settings"].items()}
-    before = now.get("before")
-    return Present(
-        turn=now["turn"],
-        settings=plain,
-        history=history,
-        before=None if before is None else {key: _as_value(value) for key, value in before.items()},
-        why=now.get("why", ""),
-        marks=now["marks"],
-    )
+    """Raises InputError where a trial's turns cannot be had."""
+    try:
+        history = read_json(place / TURNS)
+        now = history[-1]
+        before = now.get("before")
+        return Present(
+            turn=int(now["turn"]),
+            settings={key: _as_value(value) for key, value in now["settings"].items()},
+            history=history,
+            before=None if before is None else {key: _as_value(value) for key, value in before.items()},
+            why=str(now.get("why", "")),
+            marks=dict(now["marks"]),
+        )
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(f"{place / TURNS}: is not what a population writes ({error}); start a new campaign") from None
 
 
 def _as_value(value: Any) -> Value:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from planaria.job import load_job
+from planaria.plain_json import read_json
 from planaria.record import MlflowRecorder
 from planaria.record.report import REPORT_NAME
 from planaria.record.tracking import connect, embedded_uri, experiment_id
@@ -123,14 +124,14 @@ def _send_life(uri: str, experiment: str, folder: Path, trial_run: str, client: 
     job = load_job(folder / "job.yaml").model_dump(mode="json")
     job["record"]["register_model"] = False
     run_id = recorder.start(folder.name, job)
-    if run_id is None or not recorder.finish(str(json.loads((folder / "summary.json").read_text())["status"])):
+    if run_id is None or not recorder.finish(str(read_json(folder / "summary.json")["status"])):
         raise OSError(f"{folder} could not be sent")
     client.set_tag(run_id, _PARENT, trial_run)
 
 
 def _read_marks(folder: Path) -> dict[str, str]:
     path = folder / MARKS
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def _write_marks(folder: Path, marks: Mapping[str, str]) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planaria.addresses import mask_secrets
 from planaria.errors import InputError
 from planaria.ranges import Range
 from planaria.record.facts import duration, plural, short_number, words_of
-from planaria.record.masking import mask_secrets
 from planaria.record.page import both_sizes, page_template
 from planaria.record.report import REPORT_NAME
 from planaria.record.story import Tile

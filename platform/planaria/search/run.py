@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from planaria.errors import InputError
+from planaria.own_folder import check_no_links
 from planaria.plain_yaml import one_line
 from planaria.record.tracking import check_tracking_uri
 from planaria.search.campaign import Campaign, check, dump_campaign, job_of, load_campaign
 from planaria.search.history import CAMPAIGN, RUNNING, SUMMARY
 from planaria.search.outcome import write_outcome
-from planaria.search.places import ended_in
+from planaria.search.places import ended_in, read_trial
 from planaria.search.record import CampaignRecord
 from planaria.search.report import write_campaign_report
 from planaria.search.trial import tune_trial
@@ -79,7 +82,7 @@ def _conclude(
 
 def _folder(campaign: Campaign, out: Path | None, resume: bool) -> RunFolder:
     if out is None and resume:
-        found = [path.parent for path in Path(campaign.folder).glob(f"{campaign.name}-*/{CAMPAIGN}")]
+        found = [path.parent for path in Path(campaign.folder).glob(f"{glob.escape(campaign.name)}-*/{CAMPAIGN}")]
         if not found:
             raise InputError(f"{campaign.folder}: no campaign '{campaign.name}' to go on with; leave out --resume")
         out = max(found, key=lambda path: path.stat().st_mtime)
@@ -96,6 +99,7 @@ def _folder(campaign: Campaign, out: Path | None, resume: bool) -> RunFolder:
         return folder
     if not written.exists():
         raise InputError(f"{folder.path}: holds no campaign to go on with; leave out --resume")
+    check_no_links(folder.path)
     before = load_campaign(written)
     free = ("at_once",) if campaign.population is not None else ("trials", "at_once")
     grown = before.model_copy(update={name: getattr(campaign, name) for name in free})
@@ -147,7 +151,7 @@ def _run_trials(campaign: Campaign, folder: Path, tell: Tell) -> bool:
                 reuse_actors=True,
             ),
             run_config=ray.tune.RunConfig(
-                name=f"tune-{os.getpid()}", storage_path=str(folder / "ray"), verbose=0, log_to_file=False
+                name=f"tune-{uuid.uuid4().hex[:12]}", storage_path=str(folder / "ray"), verbose=0, log_to_file=False
             ),
         )
         tuner.fit()
@@ -241,7 +245,7 @@ def _told(folder: Path, campaign: Campaign, tell: Tell) -> Iterator[None]:
     def look() -> None:
         new = [path for path in ended_in(folder) if path not in known]
         for path in new:
-            trial = json.loads(path.read_text())
+            trial = read_trial(path)
             known.add(path)
             tell(_line(trial, campaign, len(known)))
         if new:
@@ -249,7 +253,7 @@ def _told(folder: Path, campaign: Campaign, tell: Tell) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(_POLL_S):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, InputError):
                 look()
 
     thread = threading.Thread(target=watch, name="planaria-search", daemon=True)
@@ -259,7 +263,7 @@ def _told(folder: Path, campaign: Campaign, tell: Tell) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, InputError):
             look()
 
 

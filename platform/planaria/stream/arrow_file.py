@@ -55,11 +55,11 @@ class _ArrowFile:
             starts = self._count()
             for number, first in enumerate(starts[:-1]):
                 if starts[number + 1] > start:
-                    yield first, reader.get_batch(number)
+                    yield first, _sound(reader.get_batch(number))
             return
         first = 0
         for batch in reader:
-            yield first, batch
+            yield first, _sound(batch)
             first += batch.num_rows
 
     def _count(self) -> list[int]:
@@ -84,3 +84,9 @@ class _ArrowFile:
         self._handle.seek(0)
         opened = ipc.open_file if self._indexed else ipc.open_stream
         return opened(self._handle, options=options)
+
+
+def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Arrow does not look by itself whether a batch's offsets lie within its buffers. Raises ArrowInvalid."""
+    batch.validate(full=True)
+    return batch

@@ -127,8 +127,11 @@ def check_schema(schema: pa.Schema, columns: Columns, label: str, before: Mappin
 
     `before` is what this returned for the files before it: numbers must not become text midway. Raises DataError.
     """
-    for name in columns.names:
-        _check_present(schema, name, label)
+    try:
+        for name in columns.names:
+            _check_present(schema, name, label)
+    except UnicodeDecodeError:
+        raise DataError(f"{label}: names of columns are not text in UTF-8; this is another kind of file") from None
     for name in columns.numeric:
         _check_numeric(_kind(schema, name), name, label)
     kinds = dict(before)

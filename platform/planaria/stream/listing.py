@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
+from planaria.addresses import filled
 from planaria.errors import InputError, nearest
 from planaria.stream.source import DataError, Place
 
@@ -86,7 +87,9 @@ def _locate(path: str, base: Path) -> tuple[fs.FileSystem, str]:
     if "://" not in path:
         return fs.LocalFileSystem(), os.path.normpath(base / Path(path).expanduser())
     try:
-        filesystem, root = fs.FileSystem.from_uri(path)
+        filesystem, root = fs.FileSystem.from_uri(filled(path))
+    except KeyError as error:
+        raise InputError(f"stream.path: {path}: there is no environment variable {error}; set it") from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"stream.path: {path} cannot be opened ({error}); see pyarrow.fs for the URIs it knows"

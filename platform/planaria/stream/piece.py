@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from planaria.stream.source import DataError
 from planaria.stream.vocabulary import UNRESOLVED, Coded
 
 MISSING, INFINITE = 1, 2
+_FORMATS = ("PNG", "JPEG")
+"""Pillow knows many more, and hands PostScript to a program that runs it."""
 Pixels = npt.NDArray[Any]
 
 
@@ -189,7 +192,7 @@ def _open_picture(data: bytes, shape: tuple[int, int, int], where: str) -> npt.N
     if mode is None:
         raise DataError(f"{where}: a PNG or JPEG has 1, 3 or 4 channels, not {channels}; correct features.image.shape")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             if picture.size != (width, height):
                 found = f"{picture.size[1]}x{picture.size[0]}"
                 raise DataError(
@@ -197,7 +200,7 @@ def _open_picture(data: bytes, shape: tuple[int, int, int], where: str) -> npt.N
                     f"resize one or correct the other"
                 )
             return np.asarray(picture.convert(mode), np.uint8).reshape(-1)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(
             f"{where}: {len(data)} bytes are neither a raw picture nor a PNG or JPEG; drop or mend the row"
         ) from error

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 import pyarrow.fs as pafs
 
 from planaria.errors import RunError
+from planaria.plain_json import load_json
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_LARGEST_MANIFEST_BYTES = 1 << 20
 _NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
 """step-000000000120, and step-000000000120-2 where that step was saved again."""
 
@@ -80,7 +82,7 @@ class CheckpointStore:
         for name in self.names():
             try:
                 yield name, self.read(name)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 logger.warning("%s/%s: broken checkpoint (%s); using the one before", self.folder, name, _reason(error))
 
     def begun(self) -> list[str]:
@@ -88,16 +90,21 @@ class CheckpointStore:
         return [name for name in self.names() if step_of(name) or not self._unfinished(name)]
 
     def read(self, name: str) -> dict[str, bytes]:
-        """The parts of one checkpoint. Raises OSError, ValueError, KeyError or TypeError where it is not whole."""
+        """The parts of one checkpoint.
+
+        Raises OSError, ValueError, KeyError, TypeError or AttributeError where it is not whole.
+        """
         source = f"{self.root}/{name}"
-        manifest = json.loads(self._bytes(f"{source}/{_MANIFEST}"))
+        manifest = load_json(self._bytes(f"{source}/{_MANIFEST}", _LARGEST_MANIFEST_BYTES))
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']} is not {FORMAT}")
         parts = {}
         for part, about in manifest["files"].items():
             if "/" in part or part.startswith("."):
                 raise ValueError(f"file name '{part}' leaves the folder")
-            parts[part] = self._bytes(f"{source}/{part}")
+            if self.filesystem.get_file_info(f"{source}/{part}").size != about["size"]:  # None of what is no file
+                raise ValueError(f"'{part}' is damaged")
+            parts[part] = self._bytes(f"{source}/{part}", about["size"])
             if hashlib.sha256(parts[part]).hexdigest() != about["sha256"]:
                 raise ValueError(f"'{part}' is damaged")
         return parts
@@ -111,9 +118,9 @@ class CheckpointStore:
         same = [_order(name)[1] for name in self.names() if step_of(name) == step]
         return f"step-{step:012d}" if not same else f"step-{step:012d}-{max(same) + 1}"
 
-    def _bytes(self, path: str) -> bytes:
+    def _bytes(self, path: str, most: int) -> bytes:
         with self.filesystem.open_input_stream(path) as stream:
-            content: bytes = stream.read()
+            content: bytes = stream.read(most)
         return content
 
     def _write(self, path: str, content: bytes) -> None:

@@ -6,6 +6,7 @@ Contexts are known here and, but for boundaries that a policy has told, nowhere 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +16,12 @@ import pyarrow as pa
 
 from planaria.job import Evaluation
 from planaria.learn import ReplayMemory
+from planaria.plain_arrow import load_arrow
 from planaria.policy import Memory
-from planaria.signals import Features, Rows, Stream, Task
+from planaria.signals import Features, Fields, Rows, Stream, Task
+
+_BESIDE = 8
+"""Numbers of a kept row that are neither features nor outputs, at most."""
 
 Score = Callable[[Features, npt.NDArray[Any]], tuple[float, float]]
 """(mean error, mean squared error) of the model on such rows; both 0-1 errors for classification."""
@@ -109,7 +114,7 @@ class Evaluator:
         for name, content in parts.items():
             if name.startswith("held_out-"):
                 kept = self._store()
-                kept.load_arrow(table_from(content))
+                kept.load_arrow(table_from(content, self.settings.rows_per_context, self.stream.fields, 1))
                 self.gathered[int(name.removeprefix("held_out-").removesuffix(".arrow"))] = kept
 
 
@@ -122,5 +127,8 @@ def table_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def table_from(content: bytes) -> pa.Table:
-    return pa.ipc.open_stream(content).read_all()
+def table_from(content: bytes, rows: int, fields: Fields, others: int) -> pa.Table:
+    """Inverse of `table_bytes`, of up to so many rows of a stream with `others` numbers beside what it has itself.
+    Raises ValueError where it is not that."""
+    own = math.prod(fields.image_shape or (0,)) + len(fields.numeric) + len(fields.categorical)
+    return load_arrow(content, most_bytes=8 * rows * (own + others + _BESIDE) + (1 << 20), most_rows=rows)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from planaria.errors import InputError, RunError
+from planaria.plain_json import read_json
 from planaria.train.patience import TakenOver
 
 _LEAST_ROOM_BYTES = 1 << 20
@@ -157,7 +158,7 @@ class RunFolder:
     def read_json(self, path: Path) -> dict[str, Any]:
         """An empty mapping where the file is not there (yet)."""
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path)
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}

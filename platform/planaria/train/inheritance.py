@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from planaria.errors import InputError
+from planaria.plain_json import read_json
 from planaria.record.mlflow_store import fetched_records
 from planaria.train.folder import RunFolder
 
@@ -33,7 +33,7 @@ def learned_by(source: str, tracking_uri: str | None, base: Path) -> dict[str, A
 
 def _read(path: Path, source: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(read_json(path))
     except (OSError, ValueError, TypeError):
         raise InputError(
             f"{_WHERE}: {source} holds no {path.name}; give a run that a learned controller has steered"

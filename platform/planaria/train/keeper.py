@@ -310,7 +310,7 @@ def restore(run: Lifelong, store: CheckpointStore) -> Restored:
     if name is not None and run.group.rank != 0:
         try:
             run.load_state(store.read(name))
-        except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
             failed = f"{store.folder}/{name}: cannot be read on every worker ({error}); let all nodes see this folder"
     agree(run.group, failed)
     return Restored(None if name is None else step_of(name), problem)

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 
 from planaria.errors import InputError, RunError
 from planaria.job import Job, dump_job, load_job, resolved
+from planaria.own_folder import check_no_links
 from planaria.record import MlflowRecorder, check_tracking_uri, write_report
 from planaria.stream import open_stream
 from planaria.train.boundaries import check_boundaries
@@ -98,6 +100,7 @@ def resume(folder: str | Path, *, address: str | None = None, progress: Progress
         raise InputError(
             f"{place.path}: no run here (job.yaml is missing); give the folder that `planaria run` printed"
         )
+    check_no_links(place.path)
     job = load_job(place.job)
     base = Path(place.read_json(place.path / "place.json").get("base", Path.cwd()))
     base = base if base.is_dir() else Path.cwd()
@@ -325,8 +328,9 @@ def _run_on_ray(
             scaling_config=_scaling(job, gpus),
             torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_TORCH_TIMEOUT_S),
             run_config=ray.train.RunConfig(
-                # A name of its own for every start: planaria's checkpoints decide where a run goes on, not Ray's.
-                name=f"{name or folder.path.name}-{folder.count_starts()}-{os.getpid()}-{attempt}",
+                # A name of its own for every start: planaria's checkpoints decide where a run goes on, not Ray's, which
+                # it would read from a folder of that name.
+                name=f"{name or folder.path.name}-{folder.count_starts()}-{attempt}-{uuid.uuid4().hex[:12]}",
                 storage_path=str(folder.path / "ray"),
                 failure_config=ray.train.FailureConfig(max_failures=job.scale.max_failures),
             ),

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -65,8 +66,10 @@ from planaria.learn import (
     row_loss,
     row_loss_bias_fitted,
 )
-from planaria.model import ROUTE, ElasticTransformer, build
+from planaria.model import ROUTE, ElasticTransformer, build, check_weights
 from planaria.morph import Follower, Followers, operate
+from planaria.plain_json import load_json
+from planaria.plain_yaml import one_line
 from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepReport, Stream
 from planaria.train import adapting
 from planaria.train.account import Account
@@ -903,10 +906,12 @@ class Lifelong:
     def load_state(self, parts: Mapping[str, bytes]) -> None:
         """Inverse of `state`. Raises InputError where the parts do not belong together."""
         try:
-            about = json.loads(parts["state.json"])
+            about = load_json(parts["state.json"])
             self.account.load_state(about["account"], parts["records.arrow"])
+            weights = load_tensors(parts["model.safetensors"])
+            check_weights(self.account.blueprint, weights)
             self._install(self.account.blueprint)
-            self.model.load_state_dict(load_tensors(parts["model.safetensors"]))
+            self.model.load_state_dict(weights)
             load_optimizer_tensors(
                 self.optimizer, dict(self.model.named_parameters()), load_tensors(parts["optimizer.safetensors"])
             )
@@ -918,7 +923,7 @@ class Lifelong:
             self.pruning.load(parts, self.model, self.device)
             self.adapting.load(parts, self.device)
             self.reading.load(parts, self.device)
-            self.memory.load_arrow(table_from(parts["memory.arrow"]))
+            self.memory.load_arrow(self._memory_table(parts["memory.arrow"]))
             self.stream.load_state(about["stream"])
             self.monitor.load_state(about["monitor"])
             self.sketch.load_state(about["sketch"])
@@ -927,10 +932,17 @@ class Lifelong:
             self.recollection.load(about["recollection"], parts[RECOLLECTION_FILE], self.device)
             self.present_since = int(about["present_since"])
             self._exclude()
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # parts that somebody else wrote may be wrong in any way
+            reason = one_line(str(error)) or type(error).__name__
             raise InputError(
-                f"checkpoint: its parts do not fit this job ({error}); resume it with its own job.yaml"
-            ) from None
+                f"checkpoint: its parts do not fit this job ({reason}); resume it with its own job.yaml"
+            ) from error
+
+    def _memory_table(self, content: bytes) -> pa.Table:
+        others = self.blueprint.outputs + self.blueprint.adapters
+        return table_from(content, self.memory.capacity, self.stream.fields, others)
 
     def _install(self, blueprint: Blueprint) -> None:
         self.model = build(blueprint, self.job.seed, self.job.policy.initialisation).to(self.device)

