@@ -468,10 +468,14 @@ def recorded_once(folder: Path, store: str) -> bool:
 
 
 TOGETHER = (
-    ("fewer workers at start", "host joins", "worker killed", "MLflow down", "full disk on a host"),
-    ("raylet killed", "controller killed", "killed in the middle of an edit", "storage slow"),
-    ("host cut off", "train controller killed", "killed in the middle of a checkpoint", "slow host"),
-    ("driver killed", "head killed", "killed in the middle of a decision", "storage fails"),
+    (
+        *("fewer workers at start", "host joins", "controller killed", "head killed", "MLflow down"),
+        *("storage fails", "storage slow", "full disk on a host", "slow host"),
+    ),
+    (
+        *("worker killed", "raylet killed", "host cut off", "driver killed", "train controller killed"),
+        *(f"killed in the middle of {moment}" for moment in ("an edit", "a checkpoint", "a decision")),
+    ),
 )
 """Kinds of fault that one run has."""
 
@@ -502,11 +506,11 @@ def save(path: Path, faults: Sequence[Fault]) -> None:
     path.write_text(text + "\n")
 
 
-def prepare(scene: Scene) -> tuple[Path, dict[str, Any]]:
+def prepare(scene: Scene, rows: int = ROWS) -> tuple[Path, dict[str, Any]]:
     """The job's file, and what a run of it comes to in one process, without Ray: runs are equal for every number of
     workers."""
     uri = None if scene.mlflow is None else scene.mlflow.uri
-    job = chaos_job(write_table(scene.disk.path / "rows.parquet", ROWS, STRETCH))
+    job = chaos_job(write_table(scene.disk.path / "rows.parquet", rows, STRETCH))
     job = job.model_copy(update={"record": job.record.model_copy(update={"tracking_uri": uri})})
     path = scene.disk.path / "job.yaml"
     path.write_text(dump_job(job))

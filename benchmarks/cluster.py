@@ -95,7 +95,8 @@ class Cluster:
                 nodes = json.load(answer)["data"]["summary"]
         except (OSError, ValueError, KeyError):
             return set()
-        return {node["ip"] for node in nodes if node["raylet"].get("state") == "ALIVE"}
+        # Of a host that has only just joined, little is known.
+        return {node.get("ip", "") for node in nodes if node.get("raylet", {}).get("state") == "ALIVE"}
 
     def has_raylet(self, host: Host) -> bool:
         return bool(host.processes("raylet/raylet"))
@@ -167,7 +168,8 @@ class MlflowServer:
 
     def start(self) -> None:
         store, artifacts = f"sqlite:///{self._folder}/mlflow.db", f"{self._folder}/artifacts"
-        command = [sys.executable, "-m", "mlflow", "server", "--host", self._address, "--port", str(self._port)]
+        command = ["setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command += [sys.executable, "-m", "mlflow", "server", "--host", self._address, "--port", str(self._port)]
         command += ["--backend-store-uri", store, "--artifacts-destination", artifacts, "--workers", "1"]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         self._server = subprocess.Popen(
@@ -191,6 +193,8 @@ class MlflowServer:
             os.killpg(self._server.pid, number)
 
     def _answers(self) -> bool:
+        if self._server.poll() is not None:
+            raise RuntimeError(f"the MLflow server ended ({self._server.poll()}): is its port taken?")
         try:
             with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
                 return True

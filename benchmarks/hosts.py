@@ -115,7 +115,9 @@ class Host:
         self._up.wait()
         self._up = None
         until(self._is_down, 10, f"{self.name} did not go down")
-        until(lambda: not Path(f"/sys/class/net/{self._card}").exists(), 10, f"{self._card} is still there")
+        # The kernel would get round to it by itself, some time.
+        subprocess.run(["ip", "link", "delete", self._card], capture_output=True, check=False)
+        until(lambda: not Path(f"/sys/class/net/{self._card}").exists(), 60, f"{self._card} is still there")
 
     def _is_down(self) -> bool:
         """Whatever entered it and is not down yet is told so."""

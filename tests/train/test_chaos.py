@@ -86,7 +86,7 @@ def test_the_longest_wait_for_a_step_counts_and_steps_that_were_taken_again() ->
 def test_a_run_on_hosts_gets_over_a_lost_worker_and_a_lost_host() -> None:
     faults = [Fault("worker killed", 0), Fault("raylet killed", 0)]
     with scene(2, store=False) as place:
-        job, undisturbed = prepare(place)
+        job, undisturbed = prepare(place, rows=12_800)
         assert undisturbed["summary"]["grows"] + undisturbed["summary"]["shrinks"] >= 1
         disturb(place, job, faults, undisturbed)
     for fault in faults:

@@ -274,10 +274,18 @@ class Keeper:
                 "slow": None if self.pace.slow is None else asdict(self.pace.slow),
                 "restarts": self._restarts,
                 "lag_rows": self._lag(),
-                "message": self.message,
+                "message": self._told(),
                 **scores,
             },
         )
+
+    def _told(self) -> str | None:
+        """What a watcher should know now, in words that stay the same for as long as it is so."""
+        if self._failing_since is not None:
+            return "checkpoints cannot be written; the run goes on and tries again"
+        if (slow := self.pace.slow) is not None:
+            return f"worker {slow.worker} on {slow.host} is slow, and all others wait for it"
+        return self.message
 
     def _lag(self) -> int | None:
         """Rows that have arrived in a followed folder and wait to be learned from, as far as the stream looks ahead."""

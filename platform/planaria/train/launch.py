@@ -46,7 +46,7 @@ _POLL_S = 1.0
 _SYNC_EVERY_S = 15.0
 _TORCH_TIMEOUT_S = 60
 _CLUSTER_ANSWERS_WITHIN_S = 10.0
-_LOOKS_FOR_WORKERS_EVERY_S = 20.0
+_LOOKS_FOR_WORKERS_EVERY_S = 10.0
 """How often an elastic run that lacks workers looks for more. Taking them costs a restart of all."""
 _ELASTIC_START_TIMEOUT_S = 20
 """What Ray Train waits at most for workers that it takes to be there: of lost hosts it hears late."""
