@@ -186,7 +186,7 @@ class Blueprint:
 
     @property
     def readout_most(self) -> int:
-        """A bound on the largest part of a readout, in numbers, and at most 8 times all of it."""
+        """A bound on the largest part of a readout, in numbers, and at most 64 times all of it."""
         values = 2 * self.numeric + self.categorical * min(self.categories, 32)  # buckets, see TableFeatures
         inputs = values if self.image_shape is None else math.prod(self.image_shape)
         answers = self.outputs * (2 + self.readout_fading + self.readout_concepts)

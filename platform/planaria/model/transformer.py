@@ -203,7 +203,7 @@ def check_weights(blueprint: Blueprint, weights: Mapping[str, Tensor]) -> None:
     """Raises ValueError where the weights are too few for such a model, before anything of the model's size is made: a
     blueprint is a few words, whatever it asks for. Whether they fit is for `load_state_dict` to say."""
     held = sum(tensor.numel() for tensor in weights.values())
-    if blueprint.parameters > held or blueprint.readout_most > 8 * held:
+    if blueprint.parameters > held or blueprint.readout_most > 64 * held:
         raise ValueError(f"a model of {blueprint.parameters:,} parameters and weights of {held:,} numbers")
 
 
