@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types bench chaos meta-train science docs clean
+.PHONY: help setup demo test test-slow lint types bench chaos meta-train science docs cluster-files clean
 
 # The first of these that is new enough; a name may exist and still not run (pyenv).
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
@@ -54,6 +54,9 @@ science: meta-train  ## what the learned controller is worth, on kinds of stream
 
 docs: $(READY)  ## write docs/jobs.md anew from the settings
 	@$(BIN)/python docs/write_jobs_page.py
+
+cluster-files: $(READY)  ## write cluster.yaml, cluster.local.yaml and kuberay/ anew from cluster/
+	@$(BIN)/python cluster/write_files.py
 
 clean:  ## remove caches and builds; keep .venv, data and runs
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis platform/*.egg-info

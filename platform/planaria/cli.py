@@ -26,11 +26,12 @@ from rich.text import Text
 
 from planaria.addresses import mask_secrets
 from planaria.errors import InputError, RunError
-from planaria.plain_json import read_json
 from planaria.plain_yaml import one_line
+from planaria.uri import absolute, is_uri, local_path, name_of
 
 if TYPE_CHECKING:
     from planaria.submit import Cluster
+    from planaria.train.folder import RunFolder
     from planaria.train.result import RunResult
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -84,7 +85,7 @@ def run(
     job: Path,
     /,
     *settings: Settings,
-    out: Path | None = None,
+    out: str | None = None,
     workers: int | None = None,
     address: Address = None,
     as_json: Json = False,
@@ -96,7 +97,7 @@ def run(
     job
         The job's YAML file.
     out
-        The run's folder. Default: a new one in the job's storage.folder.
+        The run's folder, here or a URI that pyarrow.fs knows. Default: a new one in the job's storage.folder.
     workers
         Ray Train workers; 0 runs in this process without Ray.
     """
@@ -173,22 +174,22 @@ def search(
 
 
 @app.command
-def resume(folder: Path, /, *, address: Address = None, as_json: Json = False) -> int:
+def resume(folder: str, /, *, address: Address = None, as_json: Json = False) -> int:
     """Go on with a run that was stopped or killed, from its newest checkpoint.
 
     Parameters
     ----------
     folder
-        The run's folder.
+        The run's folder, or its URI.
     address
         Of a Ray cluster to join, or of a cluster's dashboard (http://...): then the resume is handed in as a job, whose
-        id is printed. The cluster's nodes must see the folder under the same path.
+        id is printed. The cluster's nodes must see the folder under the same path, or reach the URI.
     """
     if address is not None and address.startswith(("http://", "https://")):
-        job_id = _cluster(address).submit_resume(folder.absolute())
+        job_id = _cluster(address).submit_resume(absolute(folder))
         _show({"id": job_id, "address": address}, job_id, as_json)
         return DONE
-    with _progress(folder.resolve().name, as_json) as progress:
+    with _progress(name_of(absolute(folder)), as_json) as progress:
         from planaria.train import launch
 
         result = launch.resume(folder, address=address, progress=progress)
@@ -202,16 +203,19 @@ def report(run: str, /, *, out: Path | None = None, tracking_uri: str | None = N
     Parameters
     ----------
     run
-        The run's folder, or its MLflow run id, or a campaign's folder.
+        The run's folder or URI, or its MLflow run id, or a campaign's folder.
     out
-        The page's path. Default: report.html in the folder, or in the current one for a run id.
+        The page's path. Default: report.html in the folder, or in the current one for a URI or a run id.
     tracking_uri
         For a run id: the MLflow store. Default: the environment's MLFLOW_TRACKING_URI.
     """
     from planaria.record.report import write_report, write_report_for_run
 
-    folder = Path(run)
-    if (folder / "campaign.yaml").is_file():
+    folder = local_path(run)
+    if is_uri(run):
+        with _run_folder(run) as there:
+            path = write_report(there.path, out or Path("report.html"))
+    elif (folder / "campaign.yaml").is_file():
         from planaria.search.report import write_campaign_report
 
         path = write_campaign_report(folder, out)
@@ -232,19 +236,20 @@ def report(run: str, /, *, out: Path | None = None, tracking_uri: str | None = N
 
 
 @app.command
-def explain(folder: Path, /, *, step: int | None = None, as_json: Json = False) -> int:
+def explain(folder: str, /, *, step: int | None = None, as_json: Json = False) -> int:
     """Say why a decision was taken: what was seen, what each option promised, what was chosen and what it brought.
 
     Parameters
     ----------
     folder
-        The run's folder. `planaria logs` lists its decisions.
+        The run's folder or URI. `planaria logs` lists its decisions.
     step
         The step of the decision. Default: the newest one.
     """
     from planaria.record.explain import explanation, find_decision
 
-    decision = find_decision(_run_folder(str(folder)), step)
+    with _run_folder(folder) as place:
+        decision = find_decision(place.path, step)
     if as_json:
         _show(decision, "", as_json)
     else:
@@ -285,20 +290,20 @@ def status(run: str, /, *, address: Address = None, as_json: Json = False) -> in
     Parameters
     ----------
     run
-        The run's folder, or with --address the id of a submitted job.
+        The run's folder or URI, or with --address the id of a submitted job.
     """
     if address is not None:
         state = _cluster(address).status(run)
         _show(state, _job_line(state), as_json)
         return DONE
-    folder = _run_folder(run)
-    live, summary = _read_json(folder / "live.json"), _read_json(folder / "summary.json")
+    with _run_folder(run) as folder:
+        live, summary = folder.read_json(folder.live), folder.read_json(folder.summary)
     ended = summary.get("status") in ("done", "stopped", "failed")
     state = summary if ended or not live else live
     if not state:
-        raise InputError(f"{folder}: the run has not written anything yet; ask again in a few seconds")
+        raise InputError(f"{folder.place}: the run has not written anything yet; ask again in a few seconds")
     if as_json:
-        _show({"folder": str(folder), **state}, "", as_json)
+        _show({"folder": folder.place, **state}, "", as_json)
         return DONE
     from planaria import screen
 
@@ -308,7 +313,7 @@ def status(run: str, /, *, address: Address = None, as_json: Json = False) -> in
     quiet_s = time.time() - float(live.get("time", time.time()))
     _out().print(f"{live.get('status')}: {screen.progress_line(live)}", highlight=False, soft_wrap=True)
     if quiet_s > QUIET_TOO_LONG_S:
-        go_on = f"{_program('planaria')} resume {shlex.quote(str(folder))}"
+        go_on = f"{_program('planaria')} resume {shlex.quote(folder.place)}"
         _out().print(f"no sign of life for {quiet_s:,.0f} s; if it died: {go_on}", highlight=False, soft_wrap=True)
     return DONE
 
@@ -320,15 +325,16 @@ def logs(run: str, /, *, address: Address = None, follow: bool = False) -> int:
     Parameters
     ----------
     run
-        The run's folder, or with --address the id of a submitted job.
+        The run's folder or URI, or with --address the id of a submitted job.
     follow
         With --address: go on until the job ends, and exit with its status.
     """
     if address is None:
         if follow:
             raise InputError("command line: --follow: needs --address; a run's folder shows what it holds by now")
-        for line in _history(_run_folder(run)):
-            _out().print(line, highlight=False, soft_wrap=True, markup=False)
+        with _run_folder(run) as folder:
+            for line in _history(folder.path):
+                _out().print(line, highlight=False, soft_wrap=True, markup=False)
         return DONE
     cluster = _cluster(address)
     if follow:
@@ -344,22 +350,19 @@ def stop(run: str, /, *, address: Address = None, as_json: Json = False) -> int:
     Parameters
     ----------
     run
-        The run's folder, or with --address the id of a submitted job.
+        The run's folder or URI, or with --address the id of a submitted job.
     """
     if address is not None:
         asked = _cluster(address).stop(run)
         _show({"id": run, "asked": asked}, f"{run}: {'asked to stop' if asked else 'had ended already'}", as_json)
         return DONE
-    folder = _run_folder(run)
-    ended = _read_json(folder / "summary.json").get("status")
-    asked = ended not in ("done", "failed")
-    if asked:
-        try:
-            (folder / "stop").touch()
-        except OSError as error:
-            raise InputError(f"{folder}: cannot write here ({error.strerror}); ask as the run's user") from None
-    text = f"{folder}: {'asked to stop at its next checkpoint' if asked else f'had ended already ({ended})'}"
-    _show({"folder": str(folder), "asked": asked}, text, as_json)
+    with _run_folder(run) as folder:
+        ended = folder.read_json(folder.summary).get("status")
+        asked = ended not in ("done", "failed")
+        if asked:
+            folder.ask_to_stop()
+    text = f"{folder.place}: {'asked to stop at its next checkpoint' if asked else f'had ended already ({ended})'}"
+    _show({"folder": folder.place, "asked": asked}, text, as_json)
     return DONE
 
 
@@ -420,18 +423,18 @@ def compare(
 
 @app.command
 def export(
-    folder: Path, /, *, to: str, out: Path | None = None, checkpoint: int | None = None, as_json: Json = False
+    folder: str, /, *, to: str, out: Path | None = None, checkpoint: int | None = None, as_json: Json = False
 ) -> int:
     """Write a run's model for other programs, checked against the live model; the run may still go on.
 
     Parameters
     ----------
     folder
-        The run's folder.
+        The run's folder or URI.
     to
         safetensors, torch-export, onnx or int8 (see docs/export.md).
     out
-        The file (safetensors: the folder) to write. Default: one in `export` in the run's folder.
+        The file (safetensors: the folder) to write. Default: one in `export` in the run's folder, or here for a URI.
     checkpoint
         The step of a checkpoint. Default: the newest one.
     """
@@ -511,7 +514,8 @@ def _show_result(result: RunResult, as_json: bool) -> int:
     from planaria.screen import summary_table
 
     _out().print(summary_table(result.summary))
-    next_steps = [("folder", str(result.folder)), ("report", report_path), ("MLflow", _mlflow_command(result.folder))]
+    mlflow = _mlflow_command(result.folder) if isinstance(result.folder, Path) else None
+    next_steps = [("folder", str(result.folder)), ("report", report_path), ("MLflow", mlflow)]
     if result.status == "stopped":
         next_steps.append(("go on", f"{_program('planaria')} resume {shlex.quote(str(result.folder))}"))
     for name, text in next_steps:
@@ -555,11 +559,16 @@ def _job_line(state: dict[str, Any]) -> str:
     return f"{state['id']}: {state['status']} after {ran_s:,.0f} s. {state['message']}"
 
 
-def _run_folder(given: str) -> Path:
-    folder = Path(given)
-    if not (folder / "job.yaml").is_file():
-        raise InputError(f"{given}: is no run's folder (job.yaml is missing); for a submitted job give --address too")
-    return folder
+@contextmanager
+def _run_folder(given: str) -> Iterator[RunFolder]:
+    from planaria.train.folder import working_copy
+
+    with working_copy(given) as folder:
+        if not folder.job.is_file():
+            raise InputError(
+                f"{given}: is no run's folder (job.yaml is missing); for a submitted job give --address too"
+            )
+        yield folder
 
 
 def _history(folder: Path) -> list[str]:
@@ -586,15 +595,6 @@ def _history(folder: Path) -> list[str]:
         for row in read_rows(folder, "revisions")
     ]
     return [f"{sample:>12,}  {what}" for sample, _, what in sorted(told)]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Empty where the file is not there yet."""
-    try:
-        values = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _complain(message: str, status: int, as_json: bool) -> int:

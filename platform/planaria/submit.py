@@ -18,6 +18,7 @@ from planaria.addresses import holds_secret
 from planaria.errors import InputError, RunError
 from planaria.job import Job, dump_job
 from planaria.plain_yaml import one_line
+from planaria.uri import absolute
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -32,7 +33,7 @@ HOW_TO_GET_A_TOKEN = (
 STOPS_WITHIN_S = 120
 """How long a job that was asked to stop may take to its next checkpoint and to close its record; Ray's own default is
 3 seconds, after which it kills."""
-FORWARDED = ("MLFLOW_TRACKING_URI", "PLANARIA_DATA", "OMP_NUM_THREADS")
+FORWARDED = ("MLFLOW_TRACKING_URI", "PLANARIA_DATA", "OMP_NUM_THREADS", "AWS_ENDPOINT_URL", "AWS_REGION")
 """Environment variables that a submitted job inherits. No secrets: Ray shows them on its dashboard."""
 
 
@@ -45,16 +46,16 @@ class Cluster:
 
     def submit_job(self, job: Job) -> str:
         """Hand a job in; its submission id. The cluster's nodes must see its data and its storage folder."""
-        storage = job.storage.model_copy(update={"folder": _absolute(job.storage.folder)})
+        storage = job.storage.model_copy(update={"folder": absolute(job.storage.folder)})
         with tempfile.TemporaryDirectory(prefix="planaria-job-") as folder:
             text = dump_job(job.model_copy(update={"storage": storage}))
             (Path(folder) / "job.yaml").write_text(text, encoding="utf-8")
             return self.submit_command(planaria_command(["run", "job.yaml", "--address", "auto"]), Path(folder))
 
-    def submit_resume(self, folder: Path) -> str:
-        """Go on with the run in a folder that the cluster's nodes see under the same path; the submission id."""
+    def submit_resume(self, folder: str) -> str:
+        """Go on with the run in a folder or at a URI that means the same on the cluster's nodes; the submission id."""
         with tempfile.TemporaryDirectory(prefix="planaria-job-") as empty:
-            command = planaria_command(["resume", str(folder), "--address", "auto"])
+            command = planaria_command(["resume", folder, "--address", "auto"])
             return self.submit_command(command, Path(empty))
 
     def submit_command(self, entry_point: str, folder: Path) -> str:
@@ -172,10 +173,6 @@ def _package(folder: Path) -> Path:
     source = Path(__file__).parent
     shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder / source.name
-
-
-def _absolute(folder: str) -> str:
-    return folder if "://" in folder else str(Path(folder).expanduser().absolute())
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from planaria.compare.interpreter import Library
 from planaria.compare.outcome import Outcome, to_json
 from planaria.errors import InputError, RunError
 from planaria.job import Job, load_job
+from planaria.uri import refuse_uri
 
 POINTS = 60
 """Of each curve, about."""
@@ -96,6 +97,7 @@ def compare(
 
     Raises InputError before anything is started, RunError where a contestant fails; then nothing is written.
     """
+    refuse_uri(out, "compare: --out")
     jobs = {**contest.jobs(), **contest.peer_jobs()}
     if not jobs:
         raise InputError("compare: nobody to compare; give --policies or --peers, and --seeds")

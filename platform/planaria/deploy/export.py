@@ -18,6 +18,7 @@ from planaria.deploy.formats import Answer, Array, answer_of, format_of
 from planaria.deploy.plain import input_names
 from planaria.deploy.source import Source, read_source
 from planaria.errors import InputError, RunError
+from planaria.uri import is_uri, local_path
 
 TOLERANCE = 1e-5
 """Largest absolute difference of outputs; of targets in units of their own, in their standard deviations."""
@@ -53,8 +54,8 @@ def export(folder: Path | str, to: str, out: Path | str | None = None, checkpoin
     Raises InputError for bad input, and RunError where the outputs are not the live model's; then nothing is left.
     """
     format_ = format_of(to)
-    folder = Path(folder)
-    path = Path(out) if out is not None else folder / "export" / f"{to}{format_.suffix}"
+    above = Path() if is_uri(folder) else local_path(folder)
+    path = Path(out) if out is not None else above / "export" / f"{to}{format_.suffix}"
     ending = Path(f"model{format_.suffix}").suffix
     if not path.name.endswith(ending):
         raise InputError(f"{path}: --to {to} writes a file whose name ends in {ending}; give --out such a name")

@@ -17,7 +17,7 @@ from planaria.model import ElasticTransformer
 from planaria.own_folder import check_no_links
 from planaria.stream import open_stream
 from planaria.train.checkpoint import CheckpointStore, step_of
-from planaria.train.folder import RunFolder
+from planaria.train.folder import RunFolder, working_copy
 from planaria.train.group import Alone
 from planaria.train.lifelong import Lifelong
 
@@ -38,17 +38,23 @@ class Source:
     held_out: bool
 
 
-def read_source(given: Path, step: int | None = None) -> Source:
+def read_source(given: Path | str, step: int | None = None) -> Source:
     """The newest whole checkpoint of a run, which may still go on, or that of a step. Nothing is written.
 
     Raises InputError where there is none.
     """
-    folder = RunFolder(given)
+    with working_copy(given) as folder:
+        return _read(folder, step)
+
+
+def _read(folder: RunFolder, step: int | None) -> Source:
     if not folder.job.is_file():
-        raise InputError(f"{given}: is no run's folder (job.yaml is missing); give the folder that `planaria run` made")
-    check_no_links(given)
+        raise InputError(
+            f"{folder.place}: is no run's folder (job.yaml is missing); give the folder that `planaria run` made"
+        )
+    check_no_links(folder.path)
     job = load_job(folder.job, ())
-    name, parts = _checkpoint(CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints), step)
+    name, parts = _checkpoint(CheckpointStore(folder.checkpoints_at, job.storage.keep_checkpoints), step)
     base = Path(folder.read_json(folder.path / "place.json").get("base", Path.cwd()))
     stream = open_stream(job.stream, seed=job.seed, base=base, hold_out_fraction=job.evaluation.hold_out_fraction)
     run = Lifelong(job, stream, Alone(), torch.device("cpu"))

@@ -36,6 +36,7 @@ from planaria.plain_yaml import dump_yaml
 from planaria.policy import Policy
 from planaria.record.tracking import connect, embedded_uri, experiment_id
 from planaria.train.allocator import reuse_freed_memory
+from planaria.uri import refuse_uri
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _folder(job: MetaJob, out: Path | None) -> Path:
     """The job's folder, new or that of the same job before it was stopped."""
+    refuse_uri(out or job.folder, "a meta-training's folder")
     folder = out or Path(job.folder) / f"{job.name}-{job.seed}"
     text = dump_yaml(job.model_dump(mode="json"))
     kept = folder / JOB

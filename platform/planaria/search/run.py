@@ -28,6 +28,7 @@ from planaria.search.report import write_campaign_report
 from planaria.search.trial import tune_trial
 from planaria.stream import Loaded, load_stream
 from planaria.train.folder import RunFolder
+from planaria.uri import refuse_uri
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def _conclude(
 
 
 def _folder(campaign: Campaign, out: Path | None, resume: bool) -> RunFolder:
+    refuse_uri(out or campaign.folder, "a campaign's folder")
     if out is None and resume:
         found = [path.parent for path in Path(campaign.folder).glob(f"{glob.escape(campaign.name)}-*/{CAMPAIGN}")]
         if not found:

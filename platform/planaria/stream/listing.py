@@ -7,12 +7,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import pyarrow as pa
 from pyarrow import fs
 
-from planaria.addresses import filled
 from planaria.errors import InputError, nearest
 from planaria.stream.source import DataError, Place
+from planaria.uri import is_uri, local_path, opened, split_query
 
 _GLOB = re.compile(r"[*?\[]")
 _UNFINISHED = (".tmp", ".part")
@@ -58,8 +57,9 @@ class Listing:
 
 def list_files(path: str, base: Path, extensions: tuple[str, ...]) -> Listing:
     """What `path` means, relative to `base`. Raises InputError where nothing is there."""
-    before, pattern = _split_glob(path)
-    filesystem, root = _locate(before, base)
+    place, query = split_query(path) if is_uri(path) else (path, "")
+    before, pattern = _split_glob(place)
+    filesystem, root = _locate(before + query, base)
     try:
         info = filesystem.get_file_info(root)
     except OSError as error:
@@ -84,17 +84,9 @@ def _split_glob(path: str) -> tuple[str, str]:
 
 
 def _locate(path: str, base: Path) -> tuple[fs.FileSystem, str]:
-    if "://" not in path:
-        return fs.LocalFileSystem(), os.path.normpath(base / Path(path).expanduser())
-    try:
-        filesystem, root = fs.FileSystem.from_uri(filled(path))
-    except KeyError as error:
-        raise InputError(f"stream.path: {path}: there is no environment variable {error}; set it") from None
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"stream.path: {path} cannot be opened ({error}); see pyarrow.fs for the URIs it knows"
-        ) from error
-    return filesystem, root.rstrip("/")
+    if is_uri(path):
+        return opened(path, "stream.path")
+    return fs.LocalFileSystem(), os.path.normpath(base / local_path(path).expanduser())
 
 
 def _translate(pattern: str) -> str:

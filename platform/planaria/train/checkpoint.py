@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 
 from planaria.errors import RunError
 from planaria.plain_json import load_json
+from planaria.uri import above, is_uri, local_path, opened
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class CheckpointStore:
 
     def __init__(self, folder: str, keep: int) -> None:
         self.filesystem, root = (
-            pafs.FileSystem.from_uri(folder) if "://" in folder else (pafs.LocalFileSystem(), folder)
+            opened(folder, "storage") if is_uri(folder) else (pafs.LocalFileSystem(), str(local_path(folder)))
         )
         self.root = root.rstrip("/")
         self.folder, self.keep = folder, keep
@@ -60,7 +61,7 @@ class CheckpointStore:
                 self._drop(target)
             raise RunError(
                 f"{self.folder}: cannot write a checkpoint ({error.strerror or error}); free some space or mend the "
-                f"folder's rights, then `planaria resume {self.folder.removesuffix('/checkpoints')}`"
+                f"folder's rights, then `planaria resume {above(self.folder)}`"
             ) from None
         before_dropping()
         place = names.index(name)

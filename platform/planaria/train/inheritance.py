@@ -10,7 +10,8 @@ from typing import Any
 from planaria.errors import InputError
 from planaria.plain_json import read_json
 from planaria.record.mlflow_store import fetched_records
-from planaria.train.folder import RunFolder
+from planaria.train.folder import RunFolder, working_copy
+from planaria.uri import is_uri
 
 _WHERE = "policy.controller.from_run"
 
@@ -20,6 +21,9 @@ def learned_by(source: str, tracking_uri: str | None, base: Path) -> dict[str, A
 
     Raises InputError where there is no such run, or it has learned nothing yet.
     """
+    if is_uri(source):
+        with working_copy(source) as there:
+            return _read(there.learned, source)
     folder = RunFolder(base / Path(source).expanduser())
     if folder.path.is_dir():
         return _read(folder.learned, source)

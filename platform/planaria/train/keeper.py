@@ -56,7 +56,7 @@ class Keeper:
         self.check_held = check_held
         self.pace = Pace(hosts)
         storage = run.job.storage
-        self.store = CheckpointStore(str(folder.checkpoints), storage.keep_checkpoints)
+        self.store = CheckpointStore(folder.checkpoints_at, storage.keep_checkpoints)
         self.checkpoint_every_s, self.patience_s = storage.checkpoint_every_s, storage.patience_s
         self.stopping = False
         self.failure: str | None = None
@@ -123,7 +123,7 @@ class Keeper:
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
         for old in sorted(self.folder.models.iterdir())[: -self.run.job.record.register_newest]:
-            shutil.rmtree(old, ignore_errors=True)
+            self.folder.remove(old)
 
     def after_step(self, reported: bool, state: State | None = None) -> None:
         """`state` is there where a checkpoint is due."""
@@ -162,7 +162,7 @@ class Keeper:
                 self._warn(error, f"the run goes on, and tries again for up to {self.patience_s:g} s")
         else:
             if self._failing_since is not None:
-                logger.warning("%s: can be written again, after %.0f s", self.folder.path, now - self._failing_since)
+                logger.warning("%s: can be written again, after %.0f s", self.folder.place, now - self._failing_since)
             self._failing_since = None
 
     def _try(self, work: Callable[[], None], else_what: str) -> None:
@@ -200,8 +200,8 @@ class Keeper:
             return str(error)
         reason = getattr(error, "strerror", None) or error
         return (
-            f"{self.folder.path}: cannot be written ({reason}); free some space or mend the folder's rights, then "
-            f"`planaria resume {self.folder.path}`"
+            f"{self.folder.place}: cannot be written ({reason}); free some space or mend the folder's rights, then "
+            f"`planaria resume {self.folder.place}`"
         )
 
     def save(self, status: str, state: State, summary: Mapping[str, Any] | None = None) -> None:
@@ -238,6 +238,8 @@ class Keeper:
             self._at_once(work, self.patience_s)
         if self.failure is None:
             self._at_once(lambda: self.glance(status), self.patience_s)
+        if self.failure is None:
+            self._at_once(self.folder.settle, self.patience_s)
         if self.failure is not None:
             raise RunError(self.failure)
         return self.folder.read_json(self.folder.summary)

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -27,15 +28,17 @@ from planaria.errors import InputError, RunError
 from planaria.job import Job, dump_job, load_job, resolved
 from planaria.own_folder import check_no_links
 from planaria.record import MlflowRecorder, check_tracking_uri, write_report
+from planaria.record.tracking import EMBEDDED_ARTIFACTS, EMBEDDED_DB
 from planaria.stream import open_stream
 from planaria.train.boundaries import check_boundaries
 from planaria.train.checkpoint import CheckpointStore
-from planaria.train.folder import RunFolder
+from planaria.train.folder import RunFolder, working_copy
 from planaria.train.gauges import Gauges
 from planaria.train.inheritance import learned_by
 from planaria.train.patience import patiently
 from planaria.train.result import RunResult
 from planaria.train.worker import WHOLE, Leg, ray_worker, run_here
+from planaria.uri import below, is_uri, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -78,45 +81,50 @@ def run(
     if workers is not None:
         scale = job.scale.model_copy(update={"workers": workers, "shards": max(job.scale.shard_count, workers)})
         job = job.model_copy(update={"scale": scale})
-    path = Path(out) if out is not None else _new_folder(job)
-    folder = RunFolder(path.resolve())
-    _check_unused(folder)
-    base = Path.cwd()
-    _check(job, base, address)
-    with _driving(folder), _cluster(job, address):
+    with working_copy(_resolved(out if out is not None else _new_folder(job)), in_step=True) as folder:
         _check_unused(folder)
-        source = job.policy.controller.from_run
-        if source is not None:
-            folder.write_json(folder.inherited, learned_by(source, job.record.tracking_uri, base))
-        folder.write_text(folder.job, dump_job(job))
-        folder.write_json(folder.path / "place.json", {"base": str(base)})
-        return _go(job, folder, base, progress)
+        base = Path.cwd()
+        _check(job, base, address)
+        with _driving(folder), _cluster(job, address):
+            _check_unused(folder)
+            source = job.policy.controller.from_run
+            if source is not None:
+                folder.write_json(folder.inherited, learned_by(source, job.record.tracking_uri, base))
+            folder.write_text(folder.job, dump_job(job))
+            folder.write_json(folder.path / "place.json", {"base": str(base)})
+            return _go(job, folder, base, progress)
 
 
 def resume(folder: str | Path, *, address: str | None = None, progress: Progress | None = None) -> RunResult:
     """Go on with a run that was killed, stopped, or failed; a run that is done only has its record completed."""
-    place = RunFolder(Path(folder).resolve())
-    if not place.job.exists():
-        raise InputError(
-            f"{place.path}: no run here (job.yaml is missing); give the folder that `planaria run` printed"
-        )
-    check_no_links(place.path)
-    job = load_job(place.job)
-    base = Path(place.read_json(place.path / "place.json").get("base", Path.cwd()))
-    base = base if base.is_dir() else Path.cwd()
-    with _driving(place):
-        if place.read_json(place.summary).get("status") == "done":
-            return _record_only(job, place)
-        _check(job, base, address)
-        _check_checkpoints(job, place)
-        with _cluster(job, address):
-            place.stop_mark.unlink(missing_ok=True)
-            return _go(job, place, base, progress)
+    with working_copy(_resolved(folder), in_step=True) as place:
+        if not place.job.exists():
+            raise InputError(
+                f"{place.place}: no run here (job.yaml is missing); give the folder that `planaria run` printed"
+            )
+        check_no_links(place.path)
+        job = load_job(place.job)
+        base = Path(place.read_json(place.path / "place.json").get("base", Path.cwd()))
+        base = base if base.is_dir() else Path.cwd()
+        with _driving(place):
+            if place.read_json(place.summary).get("status") == "done":
+                return _record_only(job, place)
+            _check(job, base, address)
+            _check_checkpoints(job, place)
+            with _cluster(job, address):
+                place.remove(place.stop_mark)
+                return _go(job, place, base, progress)
 
 
-def _new_folder(job: Job) -> Path:
+def _resolved(place: str | Path) -> str:
+    return str(place) if is_uri(place) else str(local_path(place).resolve())
+
+
+def _new_folder(job: Job) -> str | Path:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    first = Path(job.storage.folder) / f"{job.name}-{stamp}"
+    if is_uri(job.storage.folder):
+        return below(job.storage.folder, f"{job.name}-{stamp}-{secrets.token_hex(2)}")
+    first = local_path(job.storage.folder) / f"{job.name}-{stamp}"
     for number in range(2, 1_000):
         if not first.exists():
             return first
@@ -150,16 +158,17 @@ def _check(job: Job, base: Path, address: str | None) -> None:
 def _check_unused(folder: RunFolder) -> None:
     if folder.job.exists():
         raise InputError(
-            f"{folder.path}: holds a run already; choose another folder, or `planaria resume {folder.path}`"
+            f"{folder.place}: holds a run already; choose another folder, or `planaria resume {folder.place}`"
         )
 
 
 def _check_checkpoints(job: Job, folder: RunFolder) -> None:
     """That one of them is whole; those that are not are named in the log."""
-    store = CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints)
+    store = CheckpointStore(folder.checkpoints_at, job.storage.keep_checkpoints)
     if next(store.whole(), None) is None and store.begun():
         raise InputError(
-            f"{folder.checkpoints}: no usable checkpoint (all of them are damaged); start the job again in a new folder"
+            f"{folder.checkpoints_at}: no usable checkpoint (all of them are damaged); start the job again in a new "
+            "folder"
         )
 
 
@@ -176,7 +185,8 @@ def _driving(folder: RunFolder) -> Iterator[None]:
 
 
 def _go(job: Job, folder: RunFolder, base: Path, progress: Progress | None) -> RunResult:
-    began = time.monotonic()
+    began, patience_s = time.monotonic(), job.storage.patience_s
+    patiently(folder.settle, patience_s)
     recorder = MlflowRecorder(job.record.tracking_uri, job.record.experiment, folder.path)
     with _watched(job, folder, recorder, progress), _clean_stop(folder):
         try:
@@ -185,10 +195,10 @@ def _go(job: Job, folder: RunFolder, base: Path, progress: Progress | None) -> R
             outcome = {"status": "failed", "reason": str(error)}
     if outcome.get("status") == "failed":
         _keep_what_there_is(job, folder, recorder, str(outcome["reason"]))
-        raise RunError(f"{outcome['reason']} (kept in {folder.path})")
+        raise RunError(f"{outcome['reason']} (kept in {folder.place})")
+    patiently(folder.settle, patience_s)
     summary = folder.read_json(folder.summary)
     seconds = summary.get("total_seconds", 0.0) + time.monotonic() - began
-    patience_s = job.storage.patience_s
     patiently(lambda: folder.write_json(folder.summary, {**summary, "total_seconds": seconds}), patience_s)
     return patiently(lambda: _close_record(job, folder, recorder), patience_s)
 
@@ -196,6 +206,7 @@ def _go(job: Job, folder: RunFolder, base: Path, progress: Progress | None) -> R
 def _keep_what_there_is(job: Job, folder: RunFolder, recorder: MlflowRecorder, reason: str) -> None:
     """Summary, report and record of a failed run. Where there is no room for them, the reason is what counts."""
     with contextlib.suppress(InputError, RunError, OSError):
+        folder.settle()
         folder.write_json(folder.summary, {**folder.read_json(folder.summary), "status": "failed", "reason": reason})
         _close_record(job, folder, recorder)
 
@@ -209,7 +220,11 @@ def _record_only(job: Job, folder: RunFolder) -> RunResult:
 def _close_record(job: Job, folder: RunFolder, recorder: MlflowRecorder) -> RunResult:
     report = write_report(folder.path)
     recorder.finish(str(folder.read_json(folder.summary).get("status", "failed")))
+    folder.put_store(EMBEDDED_DB, EMBEDDED_ARTIFACTS)
+    folder.settle()
     summary = folder.read_json(folder.summary)
+    if folder.mirror is not None:
+        return RunResult(folder.place, str(summary.get("status")), summary, below(folder.place, report.name))
     return RunResult(folder.path, str(summary.get("status")), summary, report)
 
 
@@ -314,7 +329,7 @@ def _run_on_ray(
     gpus = _use_gpus(job)
     config = {
         "job": job.model_dump_json(),
-        "folder": str(folder.path),
+        "folder": folder.place,
         "base": str(base),
         "actor": start_actor(name or folder.path.name),
         "leg": leg,
@@ -372,7 +387,7 @@ def _fit_again_without_controller(fit: Callable[[int], T], max_failures: int, fo
             lost_controller = isinstance(error, ray.exceptions.RayActorError)
             if not lost_controller or -1 < max_failures <= attempt:
                 raise RunError(
-                    f"ray: the cluster was lost ({reason}); go on with `planaria resume {folder.path}`"
+                    f"ray: the cluster was lost ({reason}); go on with `planaria resume {folder.place}`"
                 ) from None
             logger.warning("ray: the controller of the workers was lost (%s); starting them again", reason)
     raise AssertionError("unreachable")

@@ -11,8 +11,9 @@ from typing import Any
 class RunResult:
     """A finished, stopped or failed run. `summary` is the content of its summary.json."""
 
-    folder: Path
+    folder: Path | str
+    """A URI where the run is kept at one."""
     status: str
     """"done", "stopped" or "failed"."""
     summary: dict[str, Any] = field(default_factory=dict)
-    report: Path | None = None
+    report: Path | str | None = None

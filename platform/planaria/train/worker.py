@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from planaria.signals import Stream
 from planaria.stream import Loaded, open_stream
 from planaria.train.allocator import reuse_freed_memory
 from planaria.train.checkpoint import CheckpointStore
-from planaria.train.folder import Hold, RunFolder
+from planaria.train.folder import Hold, RunFolder, working_copy
 from planaria.train.group import Alone, Group, TorchGroup, agree
 from planaria.train.keeper import WHILE_OTHERS_WAIT_S, Keeper, restore
 from planaria.train.lifelong import QUIET, Lifelong, Tick
@@ -78,7 +78,7 @@ def live(
         stream, hold = _open(job, folder, base, group, held, leg.loaded)
         run = Lifelong(job, stream, group, device)
         run.while_waiting = _WaitForFirstRows(folder)
-        restored = restore(run, CheckpointStore(str(folder.checkpoints), job.storage.keep_checkpoints))
+        restored = restore(run, CheckpointStore(folder.checkpoints_at, job.storage.keep_checkpoints))
         if restored.step is None:
             if not run.begin():
                 return _stopped_before_it_began(job, folder, group)
@@ -192,6 +192,7 @@ def _stopped_before_it_began(job: Job, folder: RunFolder, group: Group) -> dict[
     summary = {"name": job.name, "status": "stopped", "task": job.stream.task, "samples": 0, "steps": 0}
     if group.rank == 0:
         folder.write_json(folder.summary, {**summary, "workers": group.size, "seed": job.seed})
+        folder.settle()
     return summary
 
 
@@ -211,23 +212,38 @@ def ray_worker(config: dict[str, Any]) -> dict[str, Any]:
         os.chdir(config["base"])
     device = ray.train.torch.get_device()
     actor, group = config["actor"], TorchGroup()
-    job, folder = Job.model_validate_json(config["job"]), RunFolder(Path(config["folder"]))
+    job = Job.model_validate_json(config["job"])
     shared = job.policy.controller.shared
     try:
-        return live(
-            job,
-            folder,
-            Path(config["base"]),
-            group,
-            device,
-            tell=lambda step, state: publish(actor, step, state),
-            report=lambda metrics: ray.train.report(dict(metrics)),
-            exchange=share_outcomes(shared, folder.path.name) if shared is not None and group.rank == 0 else None,
-            leg=config["leg"],
-        )
+        with _on_all(group, working_copy(config["folder"], in_step=group.rank == 0)) as folder:
+            return live(
+                job,
+                folder,
+                Path(config["base"]),
+                group,
+                device,
+                tell=lambda step, state: publish(actor, step, state),
+                report=lambda metrics: ray.train.report(dict(metrics)),
+                exchange=share_outcomes(shared, folder.path.name) if shared is not None and group.rank == 0 else None,
+                leg=config["leg"],
+            )
     except (InputError, RunError) as error:
         # Handed back as a value: Ray would take an exception for a fault and try the same thing again.
         return {"status": "failed", "reason": str(error)}
+
+
+@contextlib.contextmanager
+def _on_all(group: Group, folder: contextlib.AbstractContextManager[RunFolder]) -> Iterator[RunFolder]:
+    """A folder that every worker has reached; where one has not, InputError on all of them."""
+    with contextlib.ExitStack() as held:
+        found, problem = None, None
+        try:
+            found = held.enter_context(folder)
+        except InputError as error:
+            problem = str(error)
+        agree(group, problem)
+        assert found is not None
+        yield found
 
 
 def run_here(
