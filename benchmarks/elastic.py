@@ -2,11 +2,11 @@
 
     python -m benchmarks.elastic                                  seeds 0 to 9: elastic, and fixed at heads.max
     python -m benchmarks.elastic --seeds 100 101 --sizes 2 4 6    tuning seeds: what capacity is worth
-    python -m benchmarks.elastic --policy lasting --out benchmarks/results/lasting.json
+    python -m benchmarks.elastic --policy lasting --sizes 2 10 --out benchmarks/results/lasting.json
 
 Every run is jobs/fashion_shift.yaml without Ray, with that policy (`balanced` where none is named); "fixed" is the same
 with the controller off. As many runs as there are cores go on at once. Writes benchmarks/results/elastic.json (with
---out, another file).
+--out, another file), where what is run again replaces itself.
 """
 
 from __future__ import annotations
@@ -108,36 +108,50 @@ def detection(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _earlier(out: Path, policy: str) -> dict[str, list[dict[str, Any]]]:
+    """Runs of the same policy that the file has."""
+    known = json.loads(out.read_text()) if out.exists() else {}
+    return dict(known["runs"]) if known.get("policy", "balanced") == policy and "runs" in known else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
-    parser.add_argument("--sizes", type=int, nargs="*", help="fixed sizes alone, in heads a layer")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", help="fixed sizes, in heads a layer; heads.max if none is given"
+    )
+    parser.add_argument("--only", choices=["elastic", "fixed"])
     parser.add_argument("--policy", default="balanced")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "elastic.json")
     arguments = parser.parse_args()
     console = Console(width=200)
     largest = elastic_job(0, arguments.policy).policy.heads.max
-    results: dict[str, list[dict[str, Any]]] = {}
+    sizes = [largest] if arguments.sizes is None else arguments.sizes
     wanted: list[tuple[str, Job]] = []
     for seed in arguments.seeds:
-        if not arguments.sizes:
+        if arguments.only != "fixed":
             wanted.append(("elastic", elastic_job(seed, arguments.policy)))
-        for heads in arguments.sizes or [largest]:
-            wanted.append((f"fixed at {heads}", fixed_job(seed, heads, arguments.policy)))
+        if arguments.only != "elastic":
+            wanted += [(f"fixed at {heads}", fixed_job(seed, heads, arguments.policy)) for heads in sizes]
+    made: dict[str, list[dict[str, Any]]] = {}
     with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for (name, job), found in zip(wanted, pool.map(run, [job for _, job in wanted]), strict=True):
-            results.setdefault(name, []).append(found)
+            made.setdefault(name, []).append(found)
             console.print(f"seed {job.seed}, {name}: final accuracy {found['final_accuracy']:.4f}")
+    results = {**_earlier(arguments.out, arguments.policy), **made}
     show(console, results)
-    summary: dict[str, Any] = {"job": JOB.name, "policy": arguments.policy, "seeds": arguments.seeds, "runs": results}
+    summary: dict[str, Any] = {"job": JOB.name, "policy": arguments.policy, "runs": results}
     if "elastic" in results:
         summary["detection"] = detection(results["elastic"])
-        pairs = zip(results["elastic"], results[f"fixed at {largest}"], strict=True)
-        gains = [ours["final_accuracy"] - fixed["final_accuracy"] for ours, fixed in pairs]
-        summary["final_accuracy_over_largest"] = interval(gains)
         console.print(summary["detection"])
-        console.print("final accuracy, elastic - largest (paired): {:+.4f} ± {:.4f}".format(*interval(gains)))
+        for name, fixed in results.items():
+            if name == "elastic" or len(fixed) != len(results["elastic"]):
+                continue
+            pairs = zip(results["elastic"], fixed, strict=True)
+            gains = interval([ours["final_accuracy"] - other["final_accuracy"] for ours, other in pairs])
+            summary[f"final_accuracy_over_{name}"] = gains
+            console.print("final accuracy, elastic - {} (paired): {:+.4f} ± {:.4f}".format(name, *gains))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(summary, indent=1))
 
