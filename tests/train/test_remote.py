@@ -286,11 +286,11 @@ def test_a_driver_killed_at_a_random_time_goes_on_from_an_empty_machine(
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(1_800)
 def test_two_workers_whose_driver_and_workers_are_killed_go_on_with_their_embedded_store(
-    runs: str, tmp_path: Path
+    table: Path, runs: str, tmp_path: Path
 ) -> None:
     """With edits, on Ray, with models that are kept, and without any folder that processes share."""
-    table = write_table(tmp_path / "rows.parquet", 2 * ROWS, ROWS // 2)
     changes: dict[str, Any] = {
         "record": {"interval_samples": 400, "register_model": True, "register_after_samples": 500},
         "storage": {"checkpoint_every_s": 1},
