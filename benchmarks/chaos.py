@@ -40,8 +40,10 @@ from planaria.train.folder import RunFolder
 from planaria.train.worker import run_here
 
 ROWS, STRETCH = 25_600, 3_200
-UNDER_A_FAULT_S, AT_THE_END_S = 0.1, 0.5
+UNDER_A_FAULT_S, AT_THE_END_S = 0.1, 1.0
 """Between two steps: while something is done to a run, and where the part of the run that is meant for it is over."""
+_LAST_FAULT_BEFORE = 0.85
+"""Of the run's steps: the rest is for what the last one does to it."""
 SEEDS = 10
 RECOVERS_WITHIN_S = 240.0
 ENDS_WITHIN_S = 400.0
@@ -254,7 +256,7 @@ def kill_head(scene: Scene, run: Run, choice: random.Random) -> Done:
 
 @kind("MLflow down")
 def stop_mlflow(scene: Scene, run: Run, choice: random.Random) -> Done:
-    for_s, way = choice.uniform(5, 20), choice.choice(("killed", "hung"))
+    for_s, way = choice.uniform(5, 12), choice.choice(("killed", "hung"))
     assert scene.mlflow is not None
     if way == "killed":
         scene.mlflow.kill()
@@ -269,7 +271,7 @@ def stop_mlflow(scene: Scene, run: Run, choice: random.Random) -> Done:
 
 @kind("storage fails")
 def fail_storage(scene: Scene, run: Run, choice: random.Random) -> Done:
-    for_s, way = choice.uniform(4, 15), choice.choice(("full", "read-only"))
+    for_s, way = choice.uniform(3, 10), choice.choice(("full", "read-only"))
     with scene.disk.full() if way == "full" else scene.disk.read_only(scene.hosts):
         time.sleep(for_s)
     return Done(f"{way} for {for_s:.0f} s")
@@ -277,7 +279,7 @@ def fail_storage(scene: Scene, run: Run, choice: random.Random) -> Done:
 
 @kind("storage slow")
 def slow_storage(scene: Scene, run: Run, choice: random.Random) -> Done:
-    for_s, frozen_s = choice.uniform(6, 15), choice.choice((0.5, 1.0, 5.0))
+    for_s, frozen_s = choice.uniform(5, 10), choice.choice((0.5, 1.0, 5.0))
     with scene.disk.slow(frozen_s):
         time.sleep(for_s)
     return Done(f"for {for_s:.0f} s, stalled for {frozen_s:g} s again and again")
@@ -285,7 +287,7 @@ def slow_storage(scene: Scene, run: Run, choice: random.Random) -> Done:
 
 @kind("full disk on a host")
 def fill_host(scene: Scene, run: Run, choice: random.Random) -> Done:
-    host, for_s = choice.choice(scene.workers), choice.uniform(5, 15)
+    host, for_s = choice.choice(scene.workers), choice.uniform(3, 10)
     with filled(host):
         time.sleep(for_s)
     return Done(f"{host.name} for {for_s:.0f} s")
@@ -409,10 +411,11 @@ def disturbed_run(scene: Scene, name: str, job: Path, faults: Sequence[Fault], s
             fault.seconds_to_next_step, fault.steps_again = _waits(run.steps(), began)
             fault.detail = f"{run.steps()[0][2]} worker"
         rest = [fault for fault in faults if fault not in fewer]
+        length = _LAST_FAULT_BEFORE * steps / max(1, len(rest))
         for part, fault in enumerate(rest):
-            target = int((part + choice.uniform(0.1, 0.5)) * steps / len(rest))
+            target = int((part + choice.uniform(0.1, 0.5)) * length)
             # As fast as it goes up to here, but no further than a fault could be done.
-            run.part_ends = int((part + 0.9) * steps / len(rest))
+            run.part_ends = int((part + 0.9) * length)
             set_pace(run.control, Pace(0.0, target, UNDER_A_FAULT_S))
             run.until(lambda target=target: run.newest >= target, ENDS_WITHIN_S, f"step {target}")
             set_pace(run.control, Pace(UNDER_A_FAULT_S, run.part_ends, AT_THE_END_S))
@@ -424,6 +427,8 @@ def disturbed_run(scene: Scene, name: str, job: Path, faults: Sequence[Fault], s
             raise RuntimeError(f"the driver ended with {status}: {run.last_words()}")
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         _say(f"  {name}: {error}")
+        if run.driver.poll() == 0:
+            return run.folder.path  # it was quicker than what was done to it: what was not over counts as not done
         run.driver.send(signal.SIGKILL)
         for fault in faults:
             fault.status, fault.facts = "failed", {**fault.facts, "why": str(error)[:300]}
@@ -469,29 +474,40 @@ def recorded_once(folder: Path, store: str) -> bool:
 
 TOGETHER = (
     (
-        *("fewer workers at start", "host joins", "controller killed", "head killed", "MLflow down"),
-        *("storage fails", "storage slow", "full disk on a host", "slow host"),
+        1,
+        (
+            *("fewer workers at start", "host joins"),
+            *("worker killed", "raylet killed", "host cut off", "driver killed", "train controller killed"),
+            *(f"killed in the middle of {moment}" for moment in ("an edit", "a checkpoint", "a decision")),
+        ),
     ),
     (
-        *("worker killed", "raylet killed", "host cut off", "driver killed", "train controller killed"),
-        *(f"killed in the middle of {moment}" for moment in ("an edit", "a checkpoint", "a decision")),
+        2,
+        (
+            *("head killed", "controller killed", "MLflow down"),
+            *("storage fails", "storage slow", "full disk on a host", "slow host"),
+        ),
     ),
 )
-"""Kinds of fault that one run has."""
+"""Kinds of fault that one run has, and how many seeds of each: those that no worker has to be started again for are
+quickly over."""
 
 
 def plan(kinds: Sequence[str], seeds: int, known: Sequence[Fault]) -> Iterator[list[Fault]]:
     """The faults of each run that is still to be done: the seeds one after the other, the kinds shuffled."""
     have = {(fault.kind, fault.seed) for fault in known}
-    for seed in range(seeds):
-        for number, together in enumerate(TOGETHER):
-            faults = [Fault(name, seed) for name in together if name in kinds and (name, seed) not in have]
-            random.Random(f"{seed} {number}").shuffle(faults)
+    for first in range(seeds):
+        for number, (count, together) in enumerate(TOGETHER):
+            if first % count:
+                continue
+            wanted = [(name, seed) for seed in range(first, min(first + count, seeds)) for name in together]
+            faults = [Fault(name, seed) for name, seed in wanted if name in kinds and (name, seed) not in have]
+            random.Random(f"{first} {number}").shuffle(faults)
             # Hosts can only be missing, and then join, at the beginning.
-            first = ("fewer workers at start", "host joins")
-            faults.sort(key=lambda fault: first.index(fault.kind) if fault.kind in first else len(first))
+            begin = ("fewer workers at start", "host joins")
+            faults.sort(key=lambda fault: begin.index(fault.kind) if fault.kind in begin else len(begin))
             if [fault.kind for fault in faults[:1]] == ["host joins"]:
-                faults.insert(0, Fault(first[0], seed))
+                faults.insert(0, Fault(begin[0], first))
             if faults:
                 yield faults
 
@@ -520,11 +536,12 @@ def prepare(scene: Scene, rows: int = ROWS) -> tuple[Path, dict[str, Any]]:
         return path, outcome(Path(folder))
 
 
-def disturb(scene: Scene, job: Path, faults: Sequence[Fault], undisturbed: Mapping[str, Any]) -> None:
-    """One run with these faults, and what became of it."""
+def disturb(scene: Scene, job: Path, faults: Sequence[Fault], undisturbed: Mapping[str, Any]) -> list[Fault]:
+    """One run with these faults, and what became of it; returns those that were done to it."""
     name = f"run-{faults[0].seed}-{time.strftime('%H%M%S')}"
     folder = disturbed_run(scene, name, job, faults, undisturbed["summary"]["steps"])
     judge(faults, folder, undisturbed, None if scene.mlflow is None else scene.mlflow.uri)
+    return [fault for fault in faults if fault.detail or fault.status == "failed"]
 
 
 def _say(line: str) -> None:
@@ -557,8 +574,7 @@ def main() -> None:
             if given.until and time.strftime("%H:%M") >= given.until:
                 break
             _say(", ".join(f"{fault.kind} {fault.seed}" for fault in faults))
-            disturb(place, job, faults, undisturbed)
-            known += faults
+            known += disturb(place, job, faults, undisturbed)
             save(given.out, known)
             place.make_whole()
     print(table(known))

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.hosts import Host, Hosts, until
+from benchmarks.hosts import Host, Hosts, Process, until
 
 REPOSITORY = Path(__file__).parent.parent
 PORT, DASHBOARD_PORT = 6379, 8265
-_TRIES = 3
+_TRIES, _JOIN_WITHIN_S = 3, 60
 LOST_HOSTS_ARE_FOUND = {
     "RAY_health_check_initial_delay_ms": "3000",
     "RAY_health_check_period_ms": "1000",
@@ -30,7 +30,7 @@ LOST_HOSTS_ARE_FOUND = {
     "RAY_health_check_failure_threshold": "3",
 }
 """For the head: a host that cannot be reached is given up after some 10 s; Ray's own defaults take up to a minute."""
-A_HEAD_MAY_BE_AWAY = {"RAY_gcs_rpc_server_reconnect_timeout_s": "120"}
+A_HEAD_MAY_BE_AWAY = {"RAY_gcs_rpc_server_reconnect_timeout_s": "300"}
 """For every process of the cluster."""
 
 
@@ -60,23 +60,31 @@ class Cluster:
             self._of_head |= {"RAY_REDIS_ADDRESS": redis, "RAY_external_storage_namespace": "planaria"}
 
     def start(self, *numbers: int) -> None:
-        """Start Ray on these hosts, the head first; returns when all of them belong to the cluster."""
-        if 0 in numbers:
-            self._start_head()
-        waiting = [self.hosts[number] for number in numbers if number]
+        """Start Ray on these hosts, the head first; returns when all of them belong to the cluster.
+
+        As a service manager would, again and again. `ray start` itself gives up after 30 s, when what it has started
+        may only need a little longer on a busy machine.
+        """
+        missing = [self.hosts[number] for number in sorted(numbers)]
         for left in reversed(range(_TRIES)):
-            tried = [(host, self._starting(host)) for host in waiting]
-            failed = [(host, process) for host, process in tried if process.wait()]
-            waiting = [host for host, _ in failed]
-            if failed and not left:
-                said = failed[0][1].stdout
-                raise RuntimeError(
-                    f"{waiting[0].name}: ray start failed: {said.read().decode()[-600:] if said else ''}"
-                )
-            for host in waiting:
+            said = [self._starting(host).wait_output() for host in missing[:1] if host is self.head]
+            starting = [self._starting(host) for host in missing if host is not self.head]
+            said += [process.wait_output() for process in starting]
+            missing = self._not_joined(missing)
+            if not missing:
+                return
+            if not left:
+                names = ", ".join(host.name for host in missing)
+                raise RuntimeError(f"{names} did not join: {' '.join(said)[-600:]}")
+            for host in missing:
                 host.kill("ray")
-        names = {self.hosts[number].address for number in numbers}
-        until(lambda: names <= self.alive(), 60, f"not all of {names} joined: {self.alive()}", every_s=0.2)
+
+    def _not_joined(self, hosts: list[Host]) -> list[Host]:
+        """Those that have not joined in time."""
+        with contextlib.suppress(RuntimeError):
+            until(lambda: {host.address for host in hosts} <= self.alive(), _JOIN_WITHIN_S, "", every_s=0.2)
+        alive = self.alive()
+        return [host for host in hosts if host.address not in alive]
 
     def stop(self, host: Host) -> None:
         """SIGKILL all of Ray on a host but for its head's parts, its agents and workers too."""
@@ -101,27 +109,13 @@ class Cluster:
     def has_raylet(self, host: Host) -> bool:
         return bool(host.processes("raylet/raylet"))
 
-    def _start_head(self) -> None:
-        """As a service manager would, again and again: Ray gives up after 30 s, which a busy machine may need."""
-        command = [
-            *_ray(self.head, "--head", f"--port={PORT}", "--num-cpus=0"),
-            f"--temp-dir={self.head.scratch}",
-            "--dashboard-host=0.0.0.0",
-            f"--dashboard-port={DASHBOARD_PORT}",
-        ]
-        for left in reversed(range(_TRIES)):
-            try:
-                self.head.call(*command, environment={**self.environment, **self._of_head})
-                return
-            except RuntimeError:
-                if not left:
-                    raise
-                self.head.power_off()
-                self.head.boot()
-
-    def _starting(self, host: Host) -> subprocess.Popen[bytes]:
-        command = _ray(host, f"--address={self.address}", "--num-cpus=1")
-        return host.start(*command, environment=self.environment, output=subprocess.PIPE).entering
+    def _starting(self, host: Host) -> Process:
+        environment, command = self.environment, _ray(host, f"--address={self.address}", "--num-cpus=1")
+        if host is self.head:
+            environment = {**environment, **self._of_head}
+            command = _ray(host, "--head", f"--port={PORT}", "--num-cpus=0", f"--temp-dir={host.scratch}")
+            command += ["--dashboard-host=0.0.0.0", f"--dashboard-port={DASHBOARD_PORT}"]
+        return host.start(*command, environment=environment, output=subprocess.PIPE)
 
 
 def _ray(host: Host, *arguments: str) -> list[str]:

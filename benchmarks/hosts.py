@@ -54,15 +54,20 @@ class Process:
     """A command that runs on a host, known by its own process id."""
 
     def __init__(self, entering: subprocess.Popen[bytes]) -> None:
-        self.entering = entering
+        self._entering = entering
         self.pid = _only_child(entering)
 
     def poll(self) -> int | None:
-        return self.entering.poll()
+        return self._entering.poll()
 
     def wait(self, timeout_s: float) -> int:
         """Its exit status. Raises subprocess.TimeoutExpired."""
-        return self.entering.wait(timeout_s)
+        return self._entering.wait(timeout_s)
+
+    def wait_output(self) -> str:
+        """What it printed, where its output is a pipe, once it has ended."""
+        printed, _ = self._entering.communicate()
+        return printed.decode(errors="replace") if printed else ""
 
     def send(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -149,3 +149,17 @@ def test_a_fit_that_loses_its_controller_is_begun_anew_so_many_times(
     assert "the controller of the workers was lost (the actor died); starting them again" in caplog.text
     with pytest.raises(RunError, match=r"the cluster was lost \(the actor died\); go on with `planaria resume"):
         again(fit, 1, RunFolder(tmp_path))
+
+
+def test_what_a_killed_controller_had_asked_ray_for_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken_back: list[str] = []
+    monkeypatch.setattr(launch, "_cancel_request", taken_back.append)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RuntimeError, match="killed"), launch._request_of("first", folder):
+        raise RuntimeError("killed")
+    with launch._request_of("second", folder):
+        assert taken_back == ["train-first"]
+    with launch._request_of("third", folder):
+        assert taken_back == ["train-first"], "the second one ended by itself"

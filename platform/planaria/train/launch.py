@@ -57,7 +57,7 @@ _RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     # A head that is restarted with its state kept (docs/cluster.md) may be away for so long.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Relative paths in a job mean the folder that the command was given in, on workers too.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -350,7 +350,8 @@ def _run_on_ray(
                 failure_config=ray.train.FailureConfig(max_failures=job.scale.max_failures),
             ),
         )
-        return _beside_main_thread(trainer.fit, meanwhile)
+        with _request_of(trainer.train_run_context.run_id, folder):  # type: ignore[attr-defined]
+            return _beside_main_thread(trainer.fit, meanwhile)
 
     outcome = _fit_again_without_controller(fit, job.scale.max_failures, folder).return_value
     return (
@@ -368,6 +369,34 @@ def _scaling(job: Job, gpus: bool) -> Any:
         resources_per_worker={"CPU": job.scale.cpus_per_worker, **({"GPU": 1} if gpus else {})},
         elastic_resize_monitor_interval_s=_LOOKS_FOR_WORKERS_EVERY_S,  # type: ignore[call-arg]
     )
+
+
+@contextlib.contextmanager
+def _request_of(ray_run: str, folder: RunFolder) -> Iterator[None]:
+    """Note in the run's folder what Ray Train asks of the cluster, and take back what it asked for before.
+
+    Ray goes on to set workers aside for a controller or a driver that was killed, for three minutes, and an elastic run
+    would wait for its own. One that ends by itself takes its request back.
+    """
+    note = folder.path / "ray.json"
+    before = folder.read_json(note).get("requester")
+    if before is not None:
+        _cancel_request(str(before))
+    with contextlib.suppress(RunError):  # storage that fails now costs three minutes at most, should this one be killed
+        folder.write_json(note, {"requester": f"train-{ray_run}"})
+    yield
+    with contextlib.suppress(OSError):
+        note.unlink(missing_ok=True)
+
+
+def _cancel_request(requester: str) -> None:
+    import ray
+
+    try:
+        coordinator = ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
+        ray.get(coordinator.cancel_request.remote(requester), timeout=_CLUSTER_ANSWERS_WITHIN_S)
+    except (ValueError, ray.exceptions.RayError) as error:  # none was made yet, or it is being restarted
+        logger.info("ray: the request of %s was not taken back (%s)", requester, error)
 
 
 def _fit_again_without_controller(fit: Callable[[int], T], max_failures: int, folder: RunFolder) -> T:
