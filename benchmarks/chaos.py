@@ -17,6 +17,7 @@ import itertools
 import json
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -592,7 +593,7 @@ def table(faults: Sequence[Fault]) -> str:
         some = [fault for fault in faults if fault.kind == name]
         if not some:
             continue
-        waits = sorted(fault.seconds_to_next_step for fault in some)
+        waits = [fault.seconds_to_next_step for fault in some]
         cells = [
             name,
             str(len(some)),
@@ -601,7 +602,7 @@ def table(faults: Sequence[Fault]) -> str:
             str(sum(fault.same_revisions for fault in some)),
             str(sum(fault.same_outcome for fault in some)),
             str(sum(fault.recorded_once for fault in some)),
-            f"{waits[len(waits) // 2]:.1f}, {waits[-1]:.1f}",
+            f"{statistics.median(waits):.1f}, {max(waits):.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

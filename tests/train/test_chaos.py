@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from benchmarks import chaos
-from benchmarks.chaos import KINDS, SEEDS, TOGETHER, Fault, disturb, load, plan, prepare, save, scene
+from benchmarks.chaos import KINDS, SEEDS, TOGETHER, Fault, disturb, load, plan, prepare, save, scene, table
 from benchmarks.hosts import Hosts, missing, until
 
 needs_hosts = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -81,7 +82,18 @@ def test_the_longest_wait_for_a_step_counts_and_steps_that_were_taken_again() ->
     assert chaos._waits(steps, since=11.5) == (7.5, 3)
 
 
+def test_what_was_found_is_written_down_and_shown() -> None:
+    faults = load(chaos.RESULTS)
+    assert len({fault.kind for fault in faults}) >= 10
+    assert len({(fault.kind, fault.seed) for fault in faults}) == len(faults)
+    keys = {"kind", "seed", "status", "rows_lost", "rows_repeated", "same_revisions", "seconds_to_next_step"}
+    assert all(keys <= fault.keys() for fault in json.loads(chaos.RESULTS.read_text())["faults"])
+    page = (chaos.RESULTS.parents[2] / "docs" / "chaos.md").read_text(encoding="utf-8")
+    assert table(faults) in page, "python -m benchmarks.chaos --table prints it"
+
+
 @pytest.mark.ray
+@pytest.mark.timeout(1_800)
 @needs_hosts
 def test_a_run_on_hosts_gets_over_a_lost_worker_and_a_lost_host() -> None:
     faults = [Fault("worker killed", 0), Fault("raylet killed", 0)]
