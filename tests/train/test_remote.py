@@ -245,6 +245,16 @@ def test_an_object_whose_name_leads_elsewhere_is_left_where_it_is(name: str, s3:
     assert found == {"x/y/a/job.yaml", "x/y/a/models/revision-00001-000000001600/model.safetensors"}
 
 
+def test_journals_of_the_embedded_store_stay_with_it(s3: S3, tmp_path: Path) -> None:
+    uri = f"{s3.bucket('journals')}/runs/a"
+    local = tmp_path / "a"
+    local.mkdir()
+    for name in ("job.yaml", "mlflow.db", "mlflow.db-journal", "mlflow.db-wal"):
+        (local / name).write_text("of one process")
+    mirror.Mirror(uri, local).settle()
+    assert names(uri) == {"job.yaml"}
+
+
 # -- faults
 
 

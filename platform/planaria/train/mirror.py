@@ -36,8 +36,8 @@ _LARGEST_BYTES = 1 << 30
 """Nothing that is fetched is larger."""
 _LAST_OF_A_MODEL = "model.safetensors"
 """Files are put in the order of their names, so that a model that has this one is whole."""
-_ONLY_THERE = ("report.html", "mlflow.db")
-_ONLY_HERE = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm")
+_STORE = "mlflow.db"
+"""How names of the embedded store and of SQLite's journals begin: a journal beside another store would break that."""
 
 Files = tuple[tuple[str, int, int], ...]
 """(name, bytes, time of change in ns) of the files of a unit: of one file, or of one model's folder."""
@@ -211,9 +211,7 @@ class Mirror:
 
     def _units_here(self) -> Units:
         names = [path.name for path in self.local.iterdir() if path.is_file()]
-        units: dict[str, tuple[str, ...]] = {
-            name: (name,) for name in names if not name.startswith(".") and name not in _ONLY_HERE
-        }
+        units: dict[str, tuple[str, ...]] = {name: (name,) for name in names if not name.startswith((".", _STORE))}
         folders = [self.local / "model", *(self.local / "models").glob("[!.]*")]
         for folder in (path for path in folders if path.is_dir()):
             inside = tuple(str(path.relative_to(self.local)) for path in sorted(folder.iterdir()))
@@ -231,8 +229,8 @@ class Mirror:
             info.base_name: (_print(info.base_name, info),)
             for info in infos
             if _FILE.fullmatch(info.base_name)
-            and not info.base_name.endswith(".lease")
-            and info.base_name not in _ONLY_THERE
+            and not info.base_name.startswith(_STORE)
+            and not info.base_name.endswith((".lease", ".html"))
         }
         inside: dict[str, list[tuple[str, int, int]]] = {}
         for info in (info for top in _MODELS if models for info in self._listed(top, recursive=True)):
