@@ -183,7 +183,7 @@ def _is_one_run_however_it_is_cut(job: Job, edits: list[Edit], cut_at: int) -> N
     assert sum(p.numel() for p in whole.model.parameters()) == whole.blueprint.parameters
 
 
-@settings(max_examples=15, phases=AS_DRAWN)
+@settings(max_examples=10, phases=AS_DRAWN)
 @given(jobs(), EDITS, st.integers(13, STEPS - 1))
 def test_any_policy_is_refused_in_one_line_or_is_the_same_run_after_a_resume(
     table: Path, values: dict[str, Any], edits: list[Edit], cut_at: int
@@ -214,7 +214,7 @@ def _is_exported_and_reported(job: Job) -> None:
         assert len(blueprint["heads"]) == LAYERS
 
 
-@settings(max_examples=3, phases=AS_DRAWN)
+@settings(max_examples=2, phases=AS_DRAWN)
 @given(jobs())
 def test_the_run_of_any_policy_is_exported_and_reported(table: Path, values: dict[str, Any]) -> None:
     if job := _read(values, table):
