@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -99,16 +97,24 @@ def _artifacts(uri: str) -> str | None:
 
 
 def _check_server(uri: str, where: str, timeout_s: float) -> None:
+    import requests  # as MLflow's client does: it knows users and passwords in addresses
+
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout_s):
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=timeout_s)
+    except (requests.RequestException, ValueError) as error:
+        reason = _innermost(error)
+    else:
+        if answer.status_code < 500:  # Something answers; a gateway in front of MLflow may not know /health.
             return
-    except urllib.error.HTTPError as error:
-        if error.code < 500:  # Something answers; a gateway in front of MLflow may not know /health.
-            return
-        reason = f"it answers {error.code}"
-    except (OSError, ValueError) as error:
-        reason = str(getattr(error, "reason", error))
+        reason = f"it answers {answer.status_code}"
     raise InputError(f"{where} cannot be reached ({mask_secrets(reason)}); {_ADVICE}")
+
+
+def _innermost(error: BaseException) -> str:
+    """What requests wraps three times over."""
+    while isinstance(inner := getattr(error, "reason", None) or (error.args[0] if error.args else None), BaseException):
+        error = inner
+    return str(error).rpartition(": ")[2]
 
 
 def _check_sqlite(path: Path, where: str) -> None:
