@@ -2,7 +2,7 @@
 it goes on?
 
     python -m benchmarks.soak                      two Ray Train workers; half an hour of two free cores
-    python -m benchmarks.soak --rows 1000000 --shifts 40 --workers 0
+    python -m benchmarks.soak --workers 0 --every 3
 
 Writes a Parquet folder of numbers and categories with missing values, in stretches of one concept each, of which there
 are a dozen, and runs `planaria run` on it with every part of a run at work. Once in --every seconds it looks at all

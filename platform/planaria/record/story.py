@@ -212,12 +212,19 @@ def _lead_score(run: Run) -> Iterator[str]:
 
 
 def _lead_size(run: Run) -> Iterator[str]:
+    told = []
     mean, largest = run.summary.get("parameters_mean") or _mean_parameters(run), _largest_size(run)
     if mean and largest and mean < 0.995 * largest:
-        yield f"On average it had {short_number(mean)} parameters, {_saving(mean, largest, _largest_words(run))}."
+        told.append(
+            f"On average it had {short_number(mean)} parameters, {_saving(mean, largest, _largest_words(run))}."
+        )
     if features := _readout_features(run):
         what = plural(features, "random feature", "random features")
-        yield f"Beside it answers a readout of {what}, which is solved, not trained, and not counted among them."
+        told.append(
+            f"Beside it answers a readout of {what}, which is solved, not trained, and not counted in the size."
+        )
+    if told:
+        yield " ".join(told)
 
 
 def _readout_features(run: Run) -> int:
