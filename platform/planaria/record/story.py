@@ -220,9 +220,7 @@ def _lead_size(run: Run) -> Iterator[str]:
         )
     if features := _readout_features(run):
         what = plural(features, "random feature", "random features")
-        told.append(
-            f"Beside it answers a readout of {what}, which is solved, not trained, and not counted."
-        )
+        told.append(f"Beside it answers a readout of {what}, which is solved, not trained, and not counted.")
     if told:
         yield " ".join(told)
 
