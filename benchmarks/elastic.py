@@ -108,6 +108,10 @@ def detection(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _seeds(runs: list[dict[str, Any]]) -> list[int]:
+    return [run["seed"] for run in runs]
+
+
 def _earlier(out: Path, policy: str) -> dict[str, list[dict[str, Any]]]:
     """Runs of the same policy that the file has."""
     known = json.loads(out.read_text()) if out.exists() else {}
@@ -146,7 +150,7 @@ def main() -> None:
         summary["detection"] = detection(results["elastic"])
         console.print(summary["detection"])
         for name, fixed in results.items():
-            if name == "elastic" or len(fixed) != len(results["elastic"]):
+            if name == "elastic" or _seeds(fixed) != _seeds(results["elastic"]):
                 continue
             pairs = zip(results["elastic"], fixed, strict=True)
             gains = interval([ours["final_accuracy"] - other["final_accuracy"] for ours, other in pairs])

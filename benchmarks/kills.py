@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from benchmarks.processes import below, command
 
 from planaria.job import Job, dump_job
 from planaria.record.tables import SCHEMAS, read_rows
@@ -124,7 +125,7 @@ class Driver:
 
     def kill(self, kind: str, choice: random.Random) -> None:
         """Raises RuntimeError where there is no process of that kind (any more)."""
-        mine = list(descendants(self.process.pid))
+        mine = [one.pid for one in below(self.process.pid)]
         if kind == "worker":
             kill_worker(self.process.pid, choice)
         elif kind == "ctrl-c":
@@ -137,11 +138,11 @@ class Driver:
 
     def _await_end_of(self, processes: list[int]) -> None:
         """Ray's processes end with their driver; its two agents ask a dead head for a minute first, and are helped."""
-        agents = [pid for pid in processes if "Agent" in _command(pid)]
+        agents = [pid for pid in processes if "Agent" in command(pid)]
         gone_by = time.monotonic() + 60
         while any(_alive(pid) for pid in processes if pid not in agents) and time.monotonic() < gone_by:
             time.sleep(0.1)
-        left = {pid: _command(pid)[:80] for pid in processes if pid not in agents and _alive(pid)}
+        left = {pid: command(pid)[:80] for pid in processes if pid not in agents and _alive(pid)}
         _kill([*agents, *left])
         if left:
             raise RuntimeError(f"processes of the run outlived its driver by a minute: {left}")
@@ -149,33 +150,10 @@ class Driver:
 
 def kill_worker(driver: int, choice: random.Random) -> None:
     """SIGKILL one of the Ray Train workers below a process."""
-    workers = [pid for pid in descendants(driver) if "RayTrainWorker" in _command(pid)]
+    workers = [one.pid for one in below(driver) if "RayTrainWorker" in command(one.pid)]
     if not workers:
         raise RuntimeError("there is no worker to kill")
     _kill([choice.choice(workers)])
-
-
-def descendants(pid: int) -> Iterator[int]:
-    parents: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, ValueError):
-                continue  # it has just ended
-            parents.setdefault(parent, []).append(int(folder.name))
-    below = [pid]
-    while below:
-        children = parents.get(below.pop(), [])
-        yield from children
-        below += children
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
 
 
 def _alive(pid: int) -> bool:

@@ -119,20 +119,9 @@ def look(run: int, out: Path, session: Path | None) -> Sample | None:
     running = {process.pid: seconds for process, seconds in below(os.getpid()).items()}
     learning = {pid: seconds for pid, seconds in running.items() if "RayTrainWorker" in command(pid)}
     cpu = sum(learning.values()) if learning else running.get(run, 0.0)
-    kept = (
-        "samples",
-        "step",
-        "decisions",
-        "revision",
-        "shifts",
-        "heads",
-        "parameters",
-        "restarts",
-        "prequential_accuracy",
-    )
+    kept = ("samples", "step", "decisions", "revision", "shifts", "heads", "restarts")
     return {
         **{name: live[name] for name in kept},
-        "time": time.monotonic(),
         "learning_cpu": cpu,
         MEMORY: sum(map(proportional_bytes, running)) / 2**20,
         FILES: sum(map(open_files, running)),
@@ -166,13 +155,13 @@ def soak(rows: int, shifts: int, workers: int, every: float, place: Path) -> tup
     data.mkdir()
     write_stream(data, rows, shifts)
     (place / "soak.yaml").write_text(dump_job(job_of(data, workers)))
-    command = [sys.executable, "-m", "planaria.cli", "run", str(place / "soak.yaml"), "--out", str(out)]
+    planaria_run = [sys.executable, "-m", "planaria.cli", "run", str(place / "soak.yaml"), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(temporary)}
     environment["PYTHONPATH"] = str(ROOT / "platform")
     samples: list[Sample] = []
     try:
         with (place / "log.txt").open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=place)
+            process = subprocess.Popen(planaria_run, stdout=log, stderr=log, env=environment, cwd=place)
             while process.poll() is None:
                 time.sleep(every)
                 found = look(process.pid, out, temporary if workers else None)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed
 
-Fashion-MNIST, the demo's model and the default policy, in one process with one torch thread; about four CPU minutes.
+Fashion-MNIST, the demo's model and policy `balanced`, in one process with one torch thread; about four CPU minutes.
 Throughput and peak memory against `benchmarks/bare.py` with the same model, batch, optimizer and replay; surgery,
 decisions, detection and recording in units of one training step. Clock: CPU seconds of this process.
 """
@@ -34,7 +34,7 @@ from planaria.train.allocator import reuse_freed_memory
 
 BATCH = 128
 HEADS = 8
-"""Of each of two layers, as the demo starts."""
+"""Of each of two layers, as policy `balanced` starts."""
 STILL = {"controller": {"kind": "none"}, "heads": {"start": HEADS}}
 MEMORY_ROWS = 2_000
 WARM_STEPS = 60
@@ -53,7 +53,7 @@ EARLY_ROWS = 50_000
 
 
 def demo_model() -> Blueprint:
-    """The blueprint of jobs/fashion_shift.yaml."""
+    """The blueprint of jobs/fashion_shift.yaml with policy `balanced`."""
     return Blueprint(
         task="classification",
         width=64,
@@ -143,11 +143,11 @@ def speeds() -> tuple[list[Figure], float]:
 
 
 def demo_run() -> tuple[list[Figure], list[dict[str, Any]]]:
-    """The demo's job in one process: what every decision cost, and all of them together."""
+    """The demo's job with policy `balanced` in one process: what every decision cost, and all of them together."""
     from planaria.job import load_job
 
     path = Path(__file__).parents[1] / "jobs" / "fashion_shift.yaml"
-    run = begun(load_job(path, ["scale.workers=0", "scale.shards=1", f"samples={DEMO_ROWS}"]))
+    run = begun(load_job(path, ["policy=balanced", "scale.workers=0", "scale.shards=1", f"samples={DEMO_ROWS}"]))
     cost: list[float] = []
     decided: dict[int, dict[str, Any]] = {}
     while True:
