@@ -1,8 +1,11 @@
 """Settings that must be in place before Ray, torch, MLflow or matplotlib are imported by any test."""
 
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -17,6 +20,15 @@ os.environ.pop("RAY_ADDRESS", None)  # a test must never join somebody's cluster
 
 settings.register_profile("planaria", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("planaria")
+
+
+def script(path: Path) -> ModuleType:
+    """A file of Python that belongs to no package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class S3:

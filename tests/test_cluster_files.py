@@ -8,7 +8,6 @@ kubernetes-validate is installed, which brings Kubernetes's own schemas, the man
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from tests.conftest import script
 
 from planaria.job import load_job
 
@@ -30,11 +30,7 @@ Manifest = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_files", REPOSITORY / "cluster" / "write_files.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(REPOSITORY / "cluster" / "write_files.py")
 
 
 def read(name: str) -> Manifest:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.conftest import script
 
 import planaria
 from planaria.job import Job, load_job
@@ -18,11 +18,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.fixture
 def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_jobs_page", REPOSITORY / "docs" / "write_jobs_page.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(REPOSITORY / "docs" / "write_jobs_page.py")
 
 
 def test_the_page_on_jobs_is_up_to_date(writer: ModuleType) -> None:

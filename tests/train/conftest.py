@@ -6,12 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from benchmarks.kills import outcome
 
 from planaria.job import Job
 from planaria.stream import open_stream
+from planaria.train.folder import RunFolder
 from planaria.train.group import Alone
 from planaria.train.lifelong import Lifelong
+from planaria.train.worker import run_here
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the module's job comes to where nothing is done to its run."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    run_here(job, RunFolder(place), place)
+    return outcome(place)
 
 
 def begun(job: Job) -> Lifelong:

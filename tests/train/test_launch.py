@@ -19,7 +19,6 @@ from planaria.errors import InputError
 from planaria.job import Job, dump_job
 from planaria.train import launch
 from planaria.train.folder import RunFolder
-from planaria.train.worker import run_here
 
 ROWS = 9_600
 LOCAL = {"workers": 0, "shards": 2}
@@ -37,13 +36,6 @@ def job(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     store = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
     record = {"interval_samples": 400, "register_model": False, "tracking_uri": store}
     return job_for(table, scale=LOCAL, policy=STILL, record=record, storage={"checkpoint_every_s": 0.2})
-
-
-@pytest.fixture(scope="module")
-def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    place = tmp_path_factory.mktemp("undisturbed")
-    run_here(job, RunFolder(place), place)
-    return outcome(place)
 
 
 def once_it_runs(folder: Path, act: Callable[[], None]) -> threading.Thread:

@@ -29,13 +29,6 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return job_for(table, scale={"workers": 0, "shards": 2}, policy=STILL, storage={"checkpoint_every_s": 0.3})
 
 
-@pytest.fixture(scope="module")
-def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    place = tmp_path_factory.mktemp("undisturbed")
-    run_here(job, RunFolder(place), place)
-    return outcome(place)
-
-
 def fail_writes(monkeypatch: pytest.MonkeyPatch, first: int, last: float) -> list[str]:
     """Of the checkpoints that the run tries to write, these cannot be written; the paths that were refused."""
     write, tried, refused = CheckpointStore._write, itertools.count(), list[str]()

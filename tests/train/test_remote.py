@@ -61,13 +61,6 @@ def job(table: Path, store: str) -> Job:
     return job_for(table, scale=LOCAL, policy=STILL, record=record, storage={"checkpoint_every_s": 1})
 
 
-@pytest.fixture(scope="module")
-def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    place = tmp_path_factory.mktemp("undisturbed")
-    run_here(job, RunFolder(place), place)
-    return outcome(place)
-
-
 def fetched(uri: str, into: Path) -> Path:
     """All that is kept at a URI, as a person would copy it."""
     filesystem, root = fs.FileSystem.from_uri(uri)
