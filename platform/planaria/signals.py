@@ -109,8 +109,8 @@ LOOK_BACK_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class StepReport:
-    """What one global step showed before it learned (test-then-train). Equal on every worker."""
+class StepScores:
+    """How well the rows of one global step were answered before it learned (test-then-train). Equal on every worker."""
 
     step: int
     start: int
@@ -119,13 +119,27 @@ class StepReport:
     """Cross-entropy in nats, or the squared error in units of the target's running variance."""
     error_B: npt.NDArray[np.float32]
     """1 where the predicted class is wrong, or the absolute error in the target's own units."""
+
+
+@dataclass(frozen=True)
+class StepReport(StepScores):
+    """What a global step showed of those rows that are watched, which are all where there are few; B of them."""
+
     target_B: npt.NDArray[Any]
     output_BC: npt.NDArray[np.float32]
     """Logits, or the prediction in the target's own units."""
     sketch_BF: npt.NDArray[np.float32]
     """Fixed random features of the inputs: they do not change as the model learns."""
     context_B: npt.NDArray[np.int64] | None = None
-    """Which distribution each row comes from, where the policy has boundaries told; hidden otherwise."""
+    """Which distribution each row of the step comes from, watched or not, where the policy has boundaries told; hidden
+    otherwise."""
+    row_B: npt.NDArray[np.int64] | None = None
+    """Numbers of the rows in the stream, ascending; None where they follow `start` without a gap."""
+
+    @property
+    def number_B(self) -> npt.NDArray[np.int64]:
+        """Numbers of the rows in the stream."""
+        return self.start + np.arange(len(self.loss_B)) if self.row_B is None else self.row_B
 
 
 @dataclass(frozen=True)

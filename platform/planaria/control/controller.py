@@ -21,7 +21,7 @@ from planaria.control.pulse import FAST_ROWS, Pulse
 from planaria.control.setbacks import Setbacks
 from planaria.errors import InputError
 from planaria.policy import Policy
-from planaria.signals import Candidate, Decision, Shift, ShiftKind, StepReport
+from planaria.signals import Candidate, Decision, Shift, ShiftKind, StepScores
 
 MOST_CANDIDATES = 11
 USUAL_RECENT, USUAL_MEMORY = 340, 256
@@ -110,7 +110,7 @@ class Controller:
         """The edit before which the state is kept, until its outcome is known."""
         self.setbacks = Setbacks(SETBACK_WAITS * policy.controller.thrift_every_samples)
 
-    def observe(self, report: StepReport, passes: int) -> None:
+    def observe(self, report: StepScores, passes: int) -> None:
         """Take in a step that cost `passes` row-passes of training."""
         self.pulse.update(report)
         self.passes_trained += passes

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from planaria.errors import InputError
-from planaria.signals import StepReport
+from planaria.signals import StepScores
 
 FAST_ROWS, MIDDLE_ROWS, SLOW_ROWS = 512, 2_048, 8_192
 
@@ -28,7 +28,7 @@ class Pulse:
     """The lowest fast loss since the last shift."""
     since_shift: int = 0
 
-    def update(self, report: StepReport) -> None:
+    def update(self, report: StepScores) -> None:
         rows = len(report.loss_B)
         loss, error = float(report.loss_B.mean()), float(report.error_B.mean())
         self.loss_fast = _average(self.loss_fast, loss, rows, FAST_ROWS, self.samples)

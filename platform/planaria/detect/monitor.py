@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,9 @@ class ShiftMonitor:
     It gathers what is normal (settling), watches, and after an alarm looks at the rows that follow (identifying)
     until it knows the kind of the shift. Equal reports give equal shifts. About 1 ms for 128 rows; steps of fewer than
     64 rows are looked at together.
+
+    Within, and in its settings, rows are counted as they are watched: a row's place is how many were watched before
+    it. What is told to others are numbers of rows in the stream, of which some may not be watched.
     """
 
     def __init__(self, settings: Detector, task: Task, features: int = 32) -> None:
@@ -102,12 +105,15 @@ class ShiftMonitor:
     @property
     def alarm_onset(self) -> int | None:
         """Where the change began that the monitor is looking into; None while there is no alarm."""
-        return None if self._alarm is None else max(self._alarm.onset_sample, self._settle_from)
+        return None if self._alarm is None else self._onset(self._alarm)
+
+    def _onset(self, alarm: Evidence) -> int:
+        return self._history.number(max(alarm.onset_sample, self._settle_from))
 
     @property
     def surely_since(self) -> int:
         """After a shift: the row of its alarm, from which on all rows are of the new concept, or on their way to it."""
-        return self._settle_from
+        return self._history.number(self._settle_from)
 
     @property
     def contradicted(self) -> frozenset[int]:
@@ -125,13 +131,18 @@ class ShiftMonitor:
     def update(self, report: StepReport) -> Shift | None:
         """The shift that became known with this step's rows, if any."""
         assert report.sketch_BF.shape == (len(report.loss_B), self._features), "one sketch for each row"
+        report = replace(report, start=self._history.seen + self._waiting_rows, row_B=report.number_B)
         if self._waiting and report.output_BC.shape[1] != self._waiting[0].output_BC.shape[1]:
             self._look()
         self._waiting.append(report)
-        if sum(len(waiting.loss_B) for waiting in self._waiting) >= WATCHED_AT_ONCE:
+        if self._waiting_rows >= WATCHED_AT_ONCE:
             self._look()
         found, self._found = self._found, None
         return found
+
+    @property
+    def _waiting_rows(self) -> int:
+        return sum(len(waiting.loss_B) for waiting in self._waiting)
 
     def _look(self) -> None:
         """At all rows that wait."""
@@ -168,7 +179,7 @@ class ShiftMonitor:
     def _remember(self, report: StepReport) -> None:
         fixed = self._cells.fixed
         sketch = report.sketch_BF.astype(np.float32, copy=False)
-        self._history.add(report.start, sketch, self._cells(report.target_B))
+        self._history.add(report.number_B, sketch, self._cells(report.target_B))
         if not fixed and self._cells.fixed:
             # Until now all targets looked alike: the rows so far are no reference.
             self._reset_channels()
@@ -205,12 +216,12 @@ class ShiftMonitor:
         kind, concept = known
         shift = Shift(
             step=step,
-            sample=seen,
+            sample=self._history.number(seen),
             detector=alarm.detector,
             kind=kind,
             statistic=alarm.statistic,
             threshold=alarm.threshold,
-            onset_sample=max(alarm.onset_sample, self._settle_from),
+            onset_sample=self._onset(alarm),
             concept=concept,
         )
         logger.info("step %d: %s shift, %s %.3g > %.3g", step, kind, alarm.detector, alarm.statistic, alarm.threshold)
@@ -228,9 +239,7 @@ class ShiftMonitor:
         return like.coverage < LEAST_COVERAGE or max(float(within), float(overall[0])) > BORNE_OUT
 
     def _withdraw(self, alarm: Evidence) -> None:
-        logger.info(
-            "sample %d: alarm of %s withdrawn, the rows after it are as before", self._history.seen, alarm.detector
-        )
+        logger.info("sample %d: alarm of %s withdrawn, the rows after it are as before", self._row, alarm.detector)
         self._phase, self._alarm = "watching", None
         assert self._concept is not None
         self._contradicted = self._contradicted_by(self._library[self._concept], besides=self._concept)
@@ -246,7 +255,7 @@ class ShiftMonitor:
                 return "recurring", nearest
         seen = self._history.seen
         ratio = ramp_over_step(self._course(seen - COURSE_ROWS, IDENTIFY_ROWS))
-        logger.debug("sample %d: a step leaves %.2f times the squared error of a ramp", seen, ratio)
+        logger.debug("sample %d: a step leaves %.2f times the squared error of a ramp", self._row, ratio)
         if 1 / CLEAR < ratio < CLEAR and seen - self._alarm_sample < MAX_IDENTIFY_ROWS:
             return None
         return ("gradual" if ratio > 1 else "abrupt"), None
@@ -294,7 +303,7 @@ class ShiftMonitor:
         for channel in self._channels:
             if channel.follows_model:
                 channel.reset()
-        logger.debug("sample %d: settled in concept %d", seen, self._concept)
+        logger.debug("sample %d: settled in concept %d", self._row, self._concept)
 
     def _moving(self, start: int) -> bool:
         """Whether the rows still go the way that led from the concept before, or any way in the first concept."""
@@ -310,6 +319,11 @@ class ShiftMonitor:
         return False
 
     # -- helpers
+
+    @property
+    def _row(self) -> int:
+        """Number of the next row."""
+        return self._history.number(self._history.seen)
 
     def _contradicted_by(self, present: Signature, besides: int | None) -> frozenset[int]:
         distance = self._settings.recurring_distance
@@ -396,7 +410,8 @@ def _together(reports: Sequence[StepReport]) -> StepReport:
     """As if they had been one step."""
     if len(reports) == 1:
         return reports[0]
-    joined = {name: np.concatenate([getattr(report, name) for report in reports]) for name in _COLUMNS}
+    joined = {name: np.concatenate([getattr(report, name) for report in reports]) for name in (*_COLUMNS, "number_B")}
+    joined["row_B"] = joined.pop("number_B")
     return StepReport(step=reports[-1].step, start=reports[0].start, **joined)
 
 
@@ -404,7 +419,8 @@ _COLUMNS = ("loss_B", "error_B", "target_B", "output_BC", "sketch_BF")
 
 
 def _report_state(report: StepReport) -> dict[str, Any]:
-    return {"step": report.step, "start": report.start, **{name: pack(getattr(report, name)) for name in _COLUMNS}}
+    numbers = {"step": report.step, "start": report.start, "row_B": pack(report.number_B)}
+    return {**numbers, **{name: pack(getattr(report, name)) for name in _COLUMNS}}
 
 
 def _load_report(saved: Saved, features: int) -> StepReport:
@@ -419,4 +435,5 @@ def _load_report(saved: Saved, features: int) -> StepReport:
         target,
         saved.array("output_BC", np.float32, (rows, None)),
         saved.array("sketch_BF", np.float32, (rows, features)),
+        row_B=saved.array("row_B", np.int64, (rows,)) if saved.holds("row_B") else None,
     )

@@ -12,7 +12,7 @@ from planaria.active import active_flops, active_fractions, active_parameters
 from planaria.blueprint import Blueprint, Edit, edit_to_dict
 from planaria.job import Job
 from planaria.record.tables import Records, decision_row, shift_row
-from planaria.signals import Decision, Shift, StepReport, Stream
+from planaria.signals import Decision, Shift, StepScores, Stream
 from planaria.train.evaluate import Evaluator
 
 
@@ -89,7 +89,7 @@ class Account:
         self.change_noticed = -1
         """First row of the newest true change that a shift was reported for. For evaluation only."""
 
-    def add(self, seen: StepReport, seconds: float, opened: Sequence[float] = ()) -> None:
+    def add(self, seen: StepScores, seconds: float, opened: Sequence[float] = ()) -> None:
         """A step was learned from. `opened` is the share of its rows that each gate was open to."""
         totals, count = self.totals, len(seen.loss_B)
         loss, error = float(seen.loss_B.sum(dtype=np.float64)), float(seen.error_B.sum(dtype=np.float64))

@@ -37,10 +37,11 @@ class Evaluator:
         self.best: dict[int, float] = {}
         self.gathered: dict[int, ReplayMemory] = {}
 
-    def take(self, rows: Rows) -> bool:
-        """Note the contexts of a batch and keep its held-out rows. True where the stream has just left a context."""
+    def take(self, rows: Rows, watched: npt.NDArray[np.int64] | None = None) -> bool:
+        """Note the contexts of a batch and keep its held-out rows, of those that are watched (None: all). True where
+        the stream has just left a context."""
         context_B = rows.context
-        self._gather(rows, context_B)
+        self._gather(rows, context_B, np.arange(len(rows)) if watched is None else watched)
         newest = 0 if context_B is None or not len(context_B) else int(context_B[-1])
         left = self.current is not None and newest != self.current
         alone = context_B is None or bool((context_B == newest).all())
@@ -84,13 +85,14 @@ class Evaluator:
         slots = np.arange(len(kept))
         return kept.select(slots), kept.target[slots]
 
-    def _gather(self, rows: Rows, context_B: npt.NDArray[np.int64] | None) -> None:
-        flagged = np.flatnonzero(rows.held_out)
+    def _gather(self, rows: Rows, context_B: npt.NDArray[np.int64] | None, watched: npt.NDArray[np.int64]) -> None:
+        flagged = watched[rows.held_out[watched]]
         if not len(flagged):
             return
         contexts = np.zeros(len(rows), np.int64) if context_B is None else context_B
         for context in np.unique(contexts[flagged]).tolist():
-            offered = rows.held_out & (contexts == context)
+            offered = np.zeros(len(rows), np.bool_)
+            offered[flagged[contexts[flagged] == context]] = True
             kept = self.gathered.setdefault(context, self._store())
             chosen = kept.choose(rows.start, rows.target, offered)
             if chosen:

@@ -70,7 +70,7 @@ from planaria.model import ROUTE, ElasticTransformer, build, check_weights
 from planaria.morph import Follower, Followers, operate
 from planaria.plain_json import load_json
 from planaria.plain_yaml import one_line
-from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepReport, Stream
+from planaria.signals import Candidate, Decision, Features, Rows, Shift, StepReport, StepScores, Stream
 from planaria.train import adapting
 from planaria.train.account import Account
 from planaria.train.adapting import Adapting
@@ -87,6 +87,7 @@ from planaria.train.recollection import Recollection
 from planaria.train.renewing import Renewing
 from planaria.train.shares import Part, gather_rows, share_out
 from planaria.train.turn import CAUSE, Turn, next_edit
+from planaria.train.watch import Watch
 from planaria.train.workbench import CALIBRATION_ROWS, Workbench, treat
 
 RECENT_ROWS = 1_024
@@ -134,6 +135,7 @@ class Lifelong:
         self.compiling = Compiling(pass_through, job.model.compile_after_rows, device)
         self.monitor = build_monitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)
+        self.watch = Watch(job)
         self.controller = Controller(policy, job.model.layers, job.seed, judge_for(policy.controller))
         self.recollection = Recollection(policy.controller.library if policy.controller.kind != "none" else 0)
         self.present_since = 0
@@ -245,18 +247,19 @@ class Lifelong:
         if due is not None and self.blueprint.quantisation is None:
             self._edit(Quantise(due), "quantise", "the policy's last phase: the model learns as it will be exported")
             self.monitor.adapted(self.row)
-        left_context = self.evaluator.take(rows)
+        watched = self.watch.among(rows.start, len(rows))
+        left_context = self.evaluator.take(rows, watched)
         if left_context:
             self.evaluator.measure(self.group.spread, self._score)
-        judged = self.memory.share.by_shard(self.memory.held(self.reading.drawn(len(rows)), self.step))
-        seen, tick, told = self._learn(rows, judged, wish)
-        kept_apart = self._remember(rows, seen)
-        self._read(rows, judged, told, kept_apart)
+        judged = self.memory.share.by_shard(self.memory.held(self._judged(len(rows)), self.step))
+        scores, seen, tick, told = self._learn(rows, watched, judged, wish)
+        kept_apart = self._remember(rows, watched, seen)
+        self._read(rows, watched, judged, told, kept_apart)
         if self.model.router is not None:
-            taught = self.adapting.taught(rows)
+            taught = np.intersect1d(self.adapting.taught(rows), watched, assume_unique=True)
             self.adapting.learn(self.model, self._tensors(rows.select(taught)), rows)
-        self.account.add(seen, time.perf_counter() - began, self.gating.opened)
-        self._control(seen)
+        self.account.add(scores, time.perf_counter() - began, self.gating.opened)
+        self._control(scores, seen)
         self._prune()
         self.account.totals.wall_seconds += time.perf_counter() - began
         self.between_steps = True
@@ -320,7 +323,9 @@ class Lifelong:
             return known, Tick(stopped=stop), None
         return known, self.while_waiting(), None
 
-    def _learn(self, rows: Rows, judged: npt.NDArray[np.int64], wish: Tick) -> tuple[StepReport, Tick, Tensor]:
+    def _learn(
+        self, rows: Rows, watched: npt.NDArray[np.int64], judged: npt.NDArray[np.int64], wish: Tick
+    ) -> tuple[StepScores, StepReport, Tick, Tensor]:
         """Forward, backward, one collective, one optimizer step. The last of what it returns is for the readout."""
         began = time.perf_counter()
         if self.blueprint.numeric:
@@ -332,7 +337,7 @@ class Lifelong:
         for shard in own_shards(self.group.rank, self.group.size, self.shards):
             for parameter in self.parameters:
                 parameter.grad = None
-            statistics = self._shard(parts[shard], rows, replay, judged)
+            statistics = self._shard(parts[shard], rows, watched, replay, judged)
             if not vectors:
                 spent = self.meter.spent()
                 wishes = astuple(wish) if self.group.rank == 0 else astuple(QUIET)
@@ -345,16 +350,16 @@ class Lifelong:
         vector = self.group.sum(own)
         if not alone:
             self._take_gradients(vector)
-        lengths = self._lengths(len(rows), len(replay), len(judged))
+        lengths = self._lengths(len(rows), len(watched), len(replay), len(judged))
         reference, usage, opened, lost_again, told, statistics = torch.split(vector[-sum(lengths) :], lengths)
         if self._projects:
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
         self.pruning.masks.hold()
         length = clip_gradients(self.optimizer, self.job.policy.learner.clip_norm)
-        seen, beside_rows = self._unpack(statistics, rows)
+        scores, seen, beside_rows = self._unpack(statistics, rows, watched)
         (cpu_seconds, joules, *agreed), self.busy_W = beside_rows[:_BESIDE_ROWS], beside_rows[_BESIDE_ROWS:]
-        if not (np.isfinite(seen.loss_B).all() and np.isfinite(length)):
+        if not (np.isfinite(scores.loss_B).all() and np.isfinite(length)):
             raise RunError(
                 f"step {self.step}: the loss is not finite; lower policy.learner.learning_rate, or look for extreme "
                 f"values in rows {rows.start} to {rows.start + len(rows) - 1}"
@@ -368,19 +373,26 @@ class Lifelong:
         if self.task == "regression":
             self.model.output.observe(self._target(rows.target))
         self._note_energy(float(cpu_seconds), float(joules))
-        return seen, Tick(*(bool(one) for one in agreed)), told
+        return scores, seen, Tick(*(bool(one) for one in agreed)), told
 
     def _note_energy(self, cpu_seconds: float, joules: float) -> None:
         self.account.add_energy(cpu_seconds, joules, self.meter.method)
 
-    def _read(self, rows: Rows, judged: npt.NDArray[np.int64], told: Tensor, kept_apart: set[int]) -> None:
-        """Let the readout learn the step's rows, but for those that memory keeps apart to judge by."""
+    def _read(
+        self,
+        rows: Rows,
+        watched: npt.NDArray[np.int64],
+        judged: npt.NDArray[np.int64],
+        told: Tensor,
+        kept_apart: list[int],
+    ) -> None:
+        """Let the readout learn the step's watched rows, but for those that memory keeps apart to judge by."""
         if self.model.readout is None:
             return
-        self.reading.withhold(rows.start + at for at in kept_apart)
-        learned = ~rows.held_out
-        learned[list(kept_apart)] = False
-        target = self._target(np.concatenate((rows.target, self.memory.target[judged])))
+        self.reading.withhold(rows.start + int(at) for at in watched[kept_apart])
+        learned = ~rows.held_out[watched]
+        learned[kept_apart] = False
+        target = self._target(np.concatenate((rows.target[watched], self.memory.target[judged])))
         monitor, now = self.monitor, self.row + len(rows)
         at = torch.from_numpy(learned).to(self.device)
         self.reading.learn(self.model, told, target, at, self.row, monitor.concept, monitor.contradicted)
@@ -388,16 +400,24 @@ class Lifelong:
 
     def _decode(self, rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
         """Features and targets of the rows that the readout learns from."""
-        number = rows.start + np.arange(len(rows))
-        learned = np.flatnonzero(~rows.held_out & ~np.isin(number, self.reading.withheld))
+        watched = self.watch.among(rows.start, len(rows))
+        withheld = np.isin(rows.start + watched, self.reading.withheld)
+        learned = watched[~rows.held_out[watched] & ~withheld]
         return self._tensors(rows.select(learned)), self._target(rows.target[learned])
 
-    def _shard(self, part: Part, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> Tensor:
+    def _shard(
+        self,
+        part: Part,
+        rows: Rows,
+        watched: npt.NDArray[np.int64],
+        replay: npt.NDArray[np.int64],
+        judged: npt.NDArray[np.int64],
+    ) -> Tensor:
         """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads."""
         low, high = part.fresh.start, part.fresh.stop
         slots = replay[part.replayed]
         total = len(rows)
-        lengths = self._lengths(total, len(replay), len(judged))
+        lengths = self._lengths(total, len(watched), len(replay), len(judged))
         everything = torch.zeros(sum(lengths), device=self.device)
         reference, usage, opened, lost_again, told, statistics = torch.split(everything, lengths)
         beside = np.concatenate((slots, judged[part.judged]))
@@ -414,8 +434,8 @@ class Lifelong:
         share_B = np.zeros(len(target), np.float32)  # one product for all rows: slices cost more than they compute
         share_B[:count] = ~rows.held_out[low:high] / learned
         share_B[count : count + len(slots)] = (replay_weight or 0.0) / max(1, len(replay))
-        own = (np.arange(total), part.fresh), (replay, part.replayed), (judged, part.judged)
-        gating = self.gating.watching(self.model, self.step, own)
+        places = (np.arange(total), part.fresh), (replay, part.replayed), (judged, part.judged)
+        gating = self.gating.watching(self.model, self.step, places)
         with self._precision(), self.renewing.watching(self.model, usage, total + len(replay)), gating:
             passed = passing(self.model, features, target, torch.from_numpy(share_B).to(self.device))
         output, loss, objective = passed.trained_BC, passed.loss_B, passed.cost
@@ -428,14 +448,22 @@ class Lifelong:
         with torch.no_grad():
             if len(lost_again):
                 lost_again[part.replayed] = loss[count : count + len(slots)]
+            first, last = np.searchsorted(watched, (low, high)).tolist()
+            own: slice | Tensor = slice(0, count)
+            if last - first < count:
+                own = torch.from_numpy(watched[first:last] - low).to(self.device)
+                fresh = {name: column[watched[first:last] - low] for name, column in fresh.items()}
             if passed.told_BW is not None:
-                told.view(total + len(judged), -1)[low:high] = passed.told_BW[:count]
-                told.view(total + len(judged), -1)[total:][part.judged] = passed.told_BW[count + len(slots) :]
+                told_BW = told.view(len(watched) + len(judged), -1)
+                told_BW[first:last] = passed.told_BW[own]
+                told_BW[len(watched) :][part.judged] = passed.told_BW[count + len(slots) :]
             if count:
+                scores_B2 = statistics[: 2 * total].view(total, 2)[low:high]
+                scores_B2[:, 0], scores_B2[:, 1] = passed.answered_loss_B[:count], passed.answered_error_B[:count]
+            if last > first:
                 sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
-                told_BL = torch.stack((passed.answered_loss_B, passed.answered_error_B), 1)
-                columns = torch.cat((told_BL[:count], output[:count], sketch), 1)
-                statistics[: -self._beside_rows].view(total, -1)[low:high] = columns
+                of_watched = statistics[2 * total : -self._beside_rows].view(len(watched), -1)
+                of_watched[first:last] = torch.cat((output[own], sketch), 1)
         return everything
 
     def _objective_of(
@@ -479,22 +507,26 @@ class Lifelong:
     def _full(self, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> bool:
         """Whether the step has as many rows as nearly all steps have."""
         batch = self.job.batch_rows
-        return (len(rows), len(replay), len(judged)) == (batch, self._replayed(batch), self.reading.drawn(batch))
+        return (len(rows), len(replay), len(judged)) == (batch, self._replayed(batch), self._judged(batch))
+
+    def _judged(self, rows: int) -> int:
+        """On how many remembered rows a step of so many fresh ones judges the readout."""
+        return self.reading.drawn(min(rows, self.job.scale.watched_rows))
 
     @property
     def _projects(self) -> bool:
         """Whether replayed rows only say in which directions not to go: their gradient goes with the statistics."""
         return self.job.policy.learner.loss == "a_gem"
 
-    def _lengths(self, rows: int, replayed: int, judged: int) -> list[int]:
+    def _lengths(self, rows: int, watched: int, replayed: int, judged: int) -> list[int]:
         """Of the parts of what a shard returns: the replayed rows' gradient, where it is kept apart; what hidden units
         did, where it is watched; what gates did; replayed rows' losses, where the memory asks; what a readout learns
-        from fresh rows and is judged by; statistics, which are each fresh row's loss, error, outputs and sketch, what
-        the workers spent, rank 0's wishes and how long each worker computed."""
+        from watched rows and is judged by; statistics, which are each fresh row's loss and error, each watched row's
+        outputs and sketch, what the workers spent, rank 0's wishes and how long each worker computed."""
         reference = sum(p.numel() for p in self.parameters) if self._projects else 0
-        statistics = rows * (2 + self.blueprint.outputs + SKETCH_FEATURES) + self._beside_rows
+        statistics = 2 * rows + watched * (self.blueprint.outputs + SKETCH_FEATURES) + self._beside_rows
         again = replayed if self.memory.kind == "loss_aware" else 0
-        told = (rows + judged) * self.reading.width(self.model)
+        told = (watched + judged) * self.reading.width(self.model)
         gates = self.gating.length(self.model)
         return [reference, self.renewing.length(self.model), gates, again, told, statistics]
 
@@ -507,25 +539,28 @@ class Lifelong:
         learner = self.job.policy.learner
         return 0 if learner.loss == "naive" else round(learner.replay_ratio * rows)
 
-    def _unpack(self, statistics: Tensor, rows: Rows) -> tuple[StepReport, npt.NDArray[np.float32]]:
+    def _unpack(
+        self, statistics: Tensor, rows: Rows, watched: npt.NDArray[np.int64]
+    ) -> tuple[StepScores, StepReport, npt.NDArray[np.float32]]:
         total, outputs = len(rows), self.blueprint.outputs
         flat = statistics.cpu().numpy()
-        of_rows, rest = flat[: -self._beside_rows].reshape(total, -1), flat[-self._beside_rows :]
-        loss, error, output, sketch = (
-            np.ascontiguousarray(of_rows[:, columns])
-            for columns in (0, 1, slice(2, 2 + outputs), slice(2 + outputs, None))
-        )
+        score_2B = np.ascontiguousarray(flat[: 2 * total].reshape(total, 2).T)
+        of_watched = flat[2 * total : -self._beside_rows].reshape(len(watched), -1)
+        everything = len(watched) == total
+        scores = StepScores(self.step, rows.start, *score_2B)
+        loss_B, error_B = score_2B if everything else score_2B[:, watched]
         report = StepReport(
             step=self.step,
             start=rows.start,
-            loss_B=loss,
-            error_B=error,
-            target_B=rows.target,
-            output_BC=output,
-            sketch_BF=sketch,
+            loss_B=loss_B,
+            error_B=error_B,
+            target_B=rows.target if everything else rows.target[watched],
+            output_BC=np.ascontiguousarray(of_watched[:, :outputs]),
+            sketch_BF=np.ascontiguousarray(of_watched[:, outputs:]),
             context_B=rows.context if isinstance(self.monitor, ToldMonitor) else None,
+            row_B=None if everything else rows.start + watched,
         )
-        return report, rest
+        return scores, report, flat[-self._beside_rows :]
 
     def _flat_gradients(self) -> list[Tensor]:
         return [p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in self.parameters]
@@ -536,27 +571,27 @@ class Lifelong:
             parameter.grad = vector[at : at + parameter.numel()].view_as(parameter)
             at += parameter.numel()
 
-    def _remember(self, rows: Rows, seen: StepReport) -> set[int]:
-        """Returns which of the rows were put where they are never replayed."""
-        chosen = self.memory.choose(rows.start, rows.target, ~rows.held_out)
+    def _remember(self, rows: Rows, watched: npt.NDArray[np.int64], seen: StepReport) -> list[int]:
+        """Returns which of the watched rows were put where they are never replayed."""
+        chosen = self.memory.choose(rows.start, seen.target_B, ~rows.held_out[watched])
         if chosen:
             at, slots = (np.array(column, np.int64) for column in zip(*chosen, strict=True))
             self.memory.store(
                 slots,
-                rows.select(at[self.memory.share.holds(slots)]),
-                rows.target[at],
+                rows.select(watched[at[self.memory.share.holds(slots)]]),
+                seen.target_B[at],
                 seen.output_BC[at],
-                rows.start + at,
+                rows.start + watched[at],
                 self.monitor.concept,
                 seen.loss_B[at],
             )
-        return {at for at, slot in chosen if self.memory.keeps_apart(slot)}
+        return sorted({at for at, slot in chosen if self.memory.keeps_apart(slot)})
 
     # -- detect, decide, edit
 
-    def _control(self, seen: StepReport) -> None:
-        rows = len(seen.loss_B)
-        self.controller.observe(seen, passes=3 * (rows + self._replayed(rows)))
+    def _control(self, scores: StepScores, seen: StepReport) -> None:
+        rows = len(scores.loss_B)
+        self.controller.observe(scores, passes=3 * (rows + self._replayed(rows)))
         left = self.monitor.concept
         shift = self.monitor.update(seen)
         self._recollect(left, shift)
