@@ -195,8 +195,8 @@ class Scale(Settings):
     """Parts in which a batch is computed. Runs with equal shards are bit-identical for every number of
     workers that is a power of two and divides it. Default: the largest number of workers."""
     watched_rows: int = Field(1_024, ge=64)
-    """Rows of a step, about, that detectors, memory, readout and router see at most; of larger steps they see a sample.
-    Every worker sees all of them, so that this bounds what a step costs beside learning, however many workers there
+    """Of a larger step, detectors, memory, readout, router and the scales of columns see about so many rows, a sample.
+    Every worker sees all of those, so that this bounds what a step costs beside learning, however many workers there
     are. What counts rows for them (windows, half-lives) counts those that they see."""
     cpus_per_worker: float = Field(1.0, gt=0)
     """What Ray sets aside for each worker."""

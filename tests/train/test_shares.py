@@ -42,6 +42,12 @@ def test_every_row_of_a_step_is_computed_once(rows: int, replayed: int, judged: 
         assert (slots[0][part.replayed] == shard).all() and (slots[1][part.judged] == shard).all()
 
 
+def test_a_worker_is_told_of_its_own_shards_alone() -> None:
+    replay, judged = np.array([0, 4, 1, 5, 2, 3, 7]), np.array([6])
+    every = share_out(20, replay, judged, 4)
+    assert share_out(20, replay, judged, 4, range(1, 3)) == every[1:3]
+
+
 def test_fresh_rows_make_the_shards_even() -> None:
     replay, judged = np.array([0, 2, 4, 6, 8, 1, 3]), np.array([5])
     first, second = share_out(8, replay, judged, 2)

@@ -329,15 +329,15 @@ class Lifelong:
         """Forward, backward, one collective, one optimizer step. The last of what it returns is for the readout."""
         began = time.perf_counter()
         if self.blueprint.numeric:
-            self.model.observe(self._tensors({"numeric": rows.select(slice(None))["numeric"]}))
+            self.model.observe(self._tensors({"numeric": rows.select(watched)["numeric"]}))
         replay = self.memory.share.by_shard(self.memory.draw(self._replayed(len(rows)), self.step))
         alone = self.group.size == 1 and self.shards == 1
-        parts = share_out(len(rows), replay, judged, self.shards)
+        own = own_shards(self.group.rank, self.group.size, self.shards)
         vectors: list[Tensor] = []
-        for shard in own_shards(self.group.rank, self.group.size, self.shards):
+        for part in share_out(len(rows), replay, judged, self.shards, own):
             for parameter in self.parameters:
                 parameter.grad = None
-            statistics = self._shard(parts[shard], rows, watched, replay, judged)
+            statistics = self._shard(part, rows, watched, replay, judged)
             if not vectors:
                 spent = self.meter.spent()
                 wishes = astuple(wish) if self.group.rank == 0 else astuple(QUIET)
@@ -345,9 +345,9 @@ class Lifelong:
                 beside[:_BESIDE_ROWS] = torch.tensor((spent.cpu_seconds, spent.joules, *wishes))
                 beside[_BESIDE_ROWS + self.group.rank] = self._busy_s
             vectors.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
-        own = tree_sum(vectors)
+        summed = tree_sum(vectors)
         self._busy_s = time.perf_counter() - began
-        vector = self.group.sum(own)
+        vector = self.group.sum(summed)
         if not alone:
             self._take_gradients(vector)
         lengths = self._lengths(len(rows), len(watched), len(replay), len(judged))

@@ -30,16 +30,18 @@ class Part:
     """Whether it has as many rows as its share of them all; not so where it has more remembered ones than that."""
 
 
-def share_out(rows: int, replay: Slots, judged: Slots, shards: int) -> list[Part]:
-    """What each shard computes of a step of so many fresh rows. The slots come shard by shard (`Share.by_shard`)."""
+def share_out(rows: int, replay: Slots, judged: Slots, shards: int, own: range | None = None) -> list[Part]:
+    """What each of the `own` shards (None: all) computes of a step of so many fresh rows. The slots come shard by shard
+    (`Share.by_shard`)."""
     if shards == 1:
         return [Part(slice(0, rows), slice(0, len(replay)), slice(0, len(judged)), even=True)]
     replayed, judging = (_ends(slots, shards) for slots in (replay, judged))
     total = np.arange(shards + 1) * (rows + len(replay) + len(judged)) // shards
     fresh = np.maximum.accumulate(np.clip(total - replayed - judging, 0, rows))
     even = np.diff(total) == np.diff(fresh + replayed + judging)
-    slices = (_slices(ends) for ends in (fresh, replayed, judging))
-    return [Part(*one) for one in zip(*slices, even.tolist(), strict=True)]
+    mine = slice(0, shards) if own is None else slice(own.start, own.stop)
+    slices = (_slices(ends[mine.start : mine.stop + 1]) for ends in (fresh, replayed, judging))
+    return [Part(*one) for one in zip(*slices, even[mine].tolist(), strict=True)]
 
 
 def _slices(ends: Slots) -> list[slice]:
