@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks.cluster import Cluster, MlflowServer, SharedDisk, filled, redis_program, redis_server
 from benchmarks.hosts import Host, Hosts, Process, missing, until
 from benchmarks.kills import differences, job_for, outcome, write_table
-from benchmarks.saboteur import FOLDER_VARIABLE, MOMENTS, Pace, carried_out, order, set_pace
+from benchmarks.saboteur import FOLDER_VARIABLE, MOMENTS, Pace, carried_out, order, set_pace, take_back
 
 from planaria.job import Job, dump_job
 from planaria.record.stored_run import KEY_TAG, REVISION_TAG
@@ -108,6 +108,10 @@ def chaos_job(table: Path, **changes: Any) -> Job:
     return job_for(table, **{"name": "chaos", "scale": {"workers": [1, 2], "shards": 2, "max_failures": 20}, **changes})
 
 
+class NeverCame(RuntimeError):
+    """What was waited for, in a run that goes on."""
+
+
 class Run:
     """One run under way, its driver on a host of the cluster."""
 
@@ -150,13 +154,13 @@ class Run:
         return max((step for _, step, _ in self.steps()), default=0)
 
     def until(self, happens: Callable[[], bool], within_s: float, what: str) -> None:
-        """Raises RuntimeError where it does not happen in time, or the driver ends before."""
+        """Raises NeverCame where it does not happen in time, RuntimeError where the driver ends before."""
         end = time.monotonic() + within_s
         while not happens():
             if self.driver.poll() is not None:
                 raise RuntimeError(f"the driver ended ({self.driver.poll()}) before {what}: {self.last_words()}")
             if time.monotonic() > end:
-                raise RuntimeError(f"{what}: not within {within_s:g} s: {self.last_words()}")
+                raise NeverCame(f"{what}: not within {within_s:g} s: {self.last_words()}")
             time.sleep(0.05)
 
     def last_words(self) -> str:
@@ -331,7 +335,11 @@ def _from_within(moment: str) -> None:
         after = choice.randrange(2)
         set_pace(run.control, Pace(0.0, run.part_ends, AT_THE_END_S))
         order(run.control, moment, after)
-        run.until(lambda: carried_out(run.control, moment) is not None, 120, f"a worker came to a {moment}")
+        try:
+            run.until(lambda: carried_out(run.control, moment) is not None, 120, f"a worker came to a {moment}")
+        except NeverCame:
+            take_back(run.control, moment)
+            raise
         at = carried_out(run.control, moment)
         (run.control / f"killed-{moment}").unlink()
         return Done(f"after {after} others", at=at, starts_again=True)
@@ -376,16 +384,22 @@ class Fault:
         return nothing_lost and self.same_revisions and self.recorded_once
 
 
-def inflict(scene: Scene, run: Run, fault: Fault) -> None:
-    """Do what the fault says, and wait until the run goes on."""
-    began, starts = time.time(), run.starts
-    done = KINDS[fault.kind](scene, run, random.Random(f"{fault.kind} {fault.seed}"))
+def inflict(scene: Scene, run: Run, fault: Fault) -> bool:
+    """Do what the fault says, and wait until the run goes on; False where the moment for it never came."""
+    began, starts, from_within = time.time(), run.starts, fault.kind.startswith("killed in the middle")
+    try:
+        done = KINDS[fault.kind](scene, run, random.Random(f"{fault.kind} {fault.seed}"))
+    except NeverCame:
+        if from_within:
+            return False
+        raise
     if done.starts_again:
         run.until(lambda: run.starts > starts, RECOVERS_WITHIN_S, "the workers were started again")
     _gets_over(run)
     at = began if done.at is None else done.at
     fault.detail, fault.facts = done.detail, done.facts
     fault.seconds_to_next_step, fault.steps_again = _waits(run.steps(), at)
+    return True
 
 
 def _waits(steps: Sequence[tuple[float, int, int]], since: float) -> tuple[float, int]:
@@ -420,8 +434,10 @@ def disturbed_run(scene: Scene, name: str, job: Path, faults: Sequence[Fault], s
             set_pace(run.control, Pace(0.0, target, UNDER_A_FAULT_S))
             run.until(lambda target=target: run.newest >= target, ENDS_WITHIN_S, f"step {target}")
             set_pace(run.control, Pace(UNDER_A_FAULT_S, run.part_ends, AT_THE_END_S))
-            inflict(scene, run, fault)
-            _say(f"  {fault.kind} {fault.seed}: {fault.detail}: next step after {fault.seconds_to_next_step} s")
+            if inflict(scene, run, fault):
+                _say(f"  {fault.kind} {fault.seed}: {fault.detail}: next step after {fault.seconds_to_next_step} s")
+            else:
+                _say(f"  {fault.kind} {fault.seed}: the run came to no such moment: not done")
         set_pace(run.control, Pace())
         status = run.driver.wait(ENDS_WITHIN_S)
         if status:

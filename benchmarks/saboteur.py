@@ -42,6 +42,10 @@ def order(control: Path, moment: str, after: int) -> None:
     partial.rename(control / f"kill-{moment}")
 
 
+def take_back(control: Path, moment: str) -> None:
+    (control / f"kill-{moment}").unlink(missing_ok=True)
+
+
 def carried_out(control: Path, moment: str) -> float | None:
     """When a worker ended itself, in unix seconds."""
     done = control / f"killed-{moment}"
