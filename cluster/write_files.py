@@ -28,14 +28,15 @@ FILES = {
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",  # nobody without the token can run code
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "120",  # nodes outlive a head that is started anew
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",  # nodes outlive a head that is started anew
     "OMP_NUM_THREADS": "1",  # two threads on small tensors are slower than one
 }
 """Of every node."""
 HEAD_ENVIRONMENT = {
-    # A node that is cut off is given up after some 4 seconds rather than after half a minute.
+    # A node that cannot be reached is given up after some 10 seconds; Ray's own defaults take up to a minute.
+    "RAY_health_check_initial_delay_ms": "3000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
 """Of the head, besides."""

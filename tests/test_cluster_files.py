@@ -18,6 +18,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from benchmarks.cluster import A_HEAD_MAY_BE_AWAY, LOST_HOSTS_ARE_FOUND
 from tests.conftest import script
 
 from planaria.job import load_job
@@ -79,6 +80,7 @@ def test_nodes_of_all_three_demand_the_token_and_are_given_up_quickly(writer: Mo
     cloud, local = read("cluster.yaml"), read("cluster.local.yaml")
     head = {**writer.ENVIRONMENT, **writer.HEAD_ENVIRONMENT}
     assert head["RAY_AUTH_MODE"] == "token" and int(head["RAY_health_check_period_ms"]) <= 1_000
+    assert head.items() >= {**LOST_HOSTS_ARE_FOUND, **A_HEAD_MAY_BE_AWAY}.items(), "what the chaos suite is run with"
     docker = cloud["docker"]
     for name, value in writer.ENVIRONMENT.items():
         assert f"-e {name}={value}" in docker["run_options"]
