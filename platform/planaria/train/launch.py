@@ -484,8 +484,8 @@ def _join(address: str | None) -> None:
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        line = str(error).strip().splitlines()[0]
+    except Exception as error:  # Ray raises bare ones where a machine is too busy for it to start in time
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = address or "this machine"
         raise InputError(
             f"ray: cannot start or join a cluster at {where} ({line}); `planaria doctor` says what to mend"
