@@ -2,13 +2,14 @@
 it goes on?
 
     python -m benchmarks.soak                      two Ray Train workers; half an hour of two free cores
-    python -m benchmarks.soak --workers 0 --every 3
+    python -m benchmarks.soak --workers 0 --every 3 --out soak_alone
 
 Writes a Parquet folder of numbers and categories with missing values, in stretches of one concept each, of which there
 are a dozen, and runs `planaria run` on it with every part of a run at work. Once in --every seconds it looks at all
 processes of the run (proportional memory, open files), at the run's folder, at Ray's session folder and at the rows of
-the MLflow store. What is reported are slopes over the stream behind the warm-up, as a share of the level there, and the
-CPU time of a step in the last tenth beside the first tenth, of windows without a decision and of equal blueprints.
+the MLflow store. What is reported are slopes over the stream behind the warm-up, as a share of the level there; of what
+keeps each revision for good, also the slope that revisions do not explain; and a step's time in the last tenth beside
+the first tenth, of equal blueprints, as the run's own table of steps has it (decisions left out).
 Writes benchmarks/results/soak.json and docs/images/soak.png.
 """
 
@@ -35,10 +36,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from benchmarks.measure import Figure, as_rows, show, write
-from benchmarks.processes import below, command, open_files, proportional_bytes
+from benchmarks.processes import below, open_files, proportional_bytes
 from scipy import stats
 
 from planaria.job import Job, dump_job
+from planaria.record.tables import read_rows
 
 matplotlib.use("Agg")
 
@@ -48,6 +50,8 @@ NUMERIC = 6
 BATCH = 512
 WARM_UP = 0.2
 """Of the stream: until then the memory fills, the library of concepts too, and processes grow to their size."""
+_ENOUGH = 20
+"""Intervals of a blueprint, to tell its median step."""
 MEMORY, FILES, STORE, DISK, SESSION = "memory", "open files", "store rows", "run folder", "Ray session folder"
 UNITS = {MEMORY: "MiB", FILES: "", STORE: "", DISK: "MiB", SESSION: "MiB"}
 
@@ -102,7 +106,7 @@ def job_of(data: Path, workers: int) -> Job:
             "policy": {"heads": {"start": 2, "max": 4}, "learner": {"memory": {"rows": 1_000}, "replay_ratio": 0.25}},
             "scale": {"workers": workers, "shards": max(1, workers)},
             "evaluation": {"hold_out_fraction": 0.01, "rows_per_context": 200},
-            "record": {"interval_samples": 2_000, "max_intervals": 500},
+            "record": {"interval_samples": 2_000},
         }
     )
 
@@ -110,22 +114,19 @@ def job_of(data: Path, workers: int) -> Job:
 # -- what a run holds
 
 
-def look(run: int, out: Path, session: Path | None) -> Sample | None:
-    """Nothing before the run has begun to learn."""
+def look(out: Path, session: Path | None) -> Sample | None:
+    """Nothing before the run has begun to learn, or while its store is being made."""
     try:
-        live = json.loads((out / "live.json").read_text())
-    except (OSError, ValueError):
+        live, stored = json.loads((out / "live.json").read_text()), _store_rows(out / "mlflow.db")
+    except (OSError, ValueError, sqlite3.OperationalError):
         return None
-    running = {process.pid: seconds for process, seconds in below(os.getpid()).items()}
-    learning = {pid: seconds for pid, seconds in running.items() if "RayTrainWorker" in command(pid)}
-    cpu = sum(learning.values()) if learning else running.get(run, 0.0)
+    running = [process.pid for process in below(os.getpid())]
     kept = ("samples", "step", "decisions", "revision", "shifts", "heads", "restarts")
     return {
         **{name: live[name] for name in kept},
-        "learning_cpu": cpu,
         MEMORY: sum(map(proportional_bytes, running)) / 2**20,
         FILES: sum(map(open_files, running)),
-        STORE: _store_rows(out / "mlflow.db"),
+        STORE: stored,
         DISK: _bytes(out) / 2**20,
         SESSION: 0.0 if session is None else _bytes(session) / 2**20,
     }
@@ -150,7 +151,9 @@ def _bytes(folder: Path) -> int:
     return total
 
 
-def soak(rows: int, shifts: int, workers: int, every: float, place: Path) -> tuple[list[Sample], dict[str, Any]]:
+def soak(
+    rows: int, shifts: int, workers: int, every: float, place: Path
+) -> tuple[list[Sample], dict[str, Any], list[tuple[int, tuple[int, ...], float]]]:
     data, out, temporary = place / "data", place / "run", Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
     data.mkdir()
     write_stream(data, rows, shifts)
@@ -159,12 +162,13 @@ def soak(rows: int, shifts: int, workers: int, every: float, place: Path) -> tup
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(temporary)}
     environment["PYTHONPATH"] = str(ROOT / "platform")
     samples: list[Sample] = []
+    process: subprocess.Popen[bytes] | None = None
     try:
         with (place / "log.txt").open("w") as log:
             process = subprocess.Popen(planaria_run, stdout=log, stderr=log, env=environment, cwd=place)
             while process.poll() is None:
                 time.sleep(every)
-                found = look(process.pid, out, temporary if workers else None)
+                found = look(out, temporary if workers else None)
                 if found is not None and (not samples or found["samples"] > samples[-1]["samples"]):
                     samples.append(found)
                     _tell(found, rows)
@@ -174,8 +178,11 @@ def soak(rows: int, shifts: int, workers: int, every: float, place: Path) -> tup
             )
         summary = json.loads((out / "summary.json").read_text())
     finally:
+        if process is not None and process.poll() is None:
+            process.terminate()
+            process.wait(60)
         shutil.rmtree(temporary, ignore_errors=True)
-    return samples, summary
+    return samples, summary, step_times(out)
 
 
 def _tell(sample: Sample, rows: int) -> None:
@@ -202,27 +209,41 @@ def slope(samples: Sequence[Sample], name: str, rows: int) -> tuple[float, float
     return float(share * line.slope), float(share * half), level
 
 
-def step_times(samples: Sequence[Sample]) -> list[tuple[int, tuple[int, ...], float]]:
-    """(rows so far, heads, CPU milliseconds of a step) of every window between two looks that saw no decision."""
+def unexplained(samples: Sequence[Sample], name: str, rows: int) -> tuple[float, float, float]:
+    """(what a revision adds; growth that revisions do not explain, and half of its 95% interval, in `slope`'s unit)."""
+    late = [sample for sample in samples if sample["samples"] >= WARM_UP * rows]
+    values = np.array([float(sample[name]) for sample in late])
+    terms = np.array([[1.0, sample["revision"], sample["samples"] / rows] for sample in late])
+    solved, _, rank, _ = np.linalg.lstsq(terms, values, rcond=None)
+    if rank < 3 or len(late) < 5:
+        return 0.0, float("nan"), float("nan")
+    wrong = values - terms @ solved
+    errors = np.sqrt(np.diag(np.linalg.inv(terms.T @ terms)) * (wrong @ wrong) / (len(late) - 3))
+    share = (1 - WARM_UP) / values.mean()
+    half = stats.t.ppf(0.975, len(late) - 3) * errors[2]
+    return float(solved[1]), float(share * solved[2]), float(share * half)
+
+
+def step_times(run: Path) -> list[tuple[int, tuple[int, ...], float]]:
+    """(rows so far, heads, milliseconds of a step) of every interval of the run's table of steps that one blueprint
+    was there for; without decisions."""
     found = []
-    for before, after in itertools.pairwise(samples):
-        same = all(before[name] == after[name] for name in ("decisions", "revision", "restarts", "shifts"))
-        if same and after["step"] > before["step"]:
-            seconds = (after["learning_cpu"] - before["learning_cpu"]) / (after["step"] - before["step"])
-            found.append((after["samples"], tuple(after["heads"]), 1e3 * seconds))
+    for before, after in itertools.pairwise(read_rows(run, "steps")):
+        if before["revision"] == after["revision"] and after["samples_per_second"]:
+            found.append((after["samples"], tuple(after["heads"]), 1e3 * BATCH / after["samples_per_second"]))
     return found
 
 
 def late_beside_early(windows: Sequence[tuple[int, tuple[int, ...], float]], rows: int) -> dict[str, float]:
-    """For each blueprint that both tenths have, the median step of the last one over that of the first one. The first
-    tenth begins behind the first twentieth, in which the memory fills."""
+    """For each blueprint that both tenths have 20 times, the median step of the last one over that of the first one.
+    The first tenth begins behind the first twentieth, in which the memory fills."""
     tenths: tuple[Mapping[Any, list[float]], Mapping[Any, list[float]]] = (defaultdict(list), defaultdict(list))
     for sample, heads, milliseconds in windows:
         if 0.05 * rows <= sample < 0.15 * rows:
             tenths[0][heads].append(milliseconds)
         elif sample >= 0.9 * rows:
             tenths[1][heads].append(milliseconds)
-    both = [heads for heads in tenths[0] if heads in tenths[1]]
+    both = [heads for heads in tenths[0] if min(len(tenth[heads]) for tenth in tenths) >= _ENOUGH]
     return {str(list(h)): statistics.median(tenths[1][h]) / statistics.median(tenths[0][h]) for h in both}
 
 
@@ -236,7 +257,7 @@ def picture(samples: Sequence[Sample], windows: Sequence[tuple[int, tuple[int, .
         axis.set(title=f"{name}, {unit}" if unit else name, ylim=(0, None), xlabel="million rows")
     last = axes.flat[len(UNITS)]
     last.scatter([at / 1e6 for at, _, _ in windows], [each for _, _, each in windows], s=4, color="tab:blue")
-    last.set(title="CPU ms of a step, no decision", ylim=(0, None), xlabel="million rows")
+    last.set(title="ms of a step, without decisions", ylim=(0, None), xlabel="million rows")
     figure.savefig(path, dpi=90)
 
 
@@ -250,14 +271,22 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         rows = arguments.rows
-        samples, summary = soak(rows, arguments.shifts, arguments.workers, arguments.every, Path(place))
-    windows = step_times(samples)
+        samples, summary, windows = soak(rows, arguments.shifts, arguments.workers, arguments.every, Path(place))
     ratios = late_beside_early(windows, rows)
     figures = []
     for name, unit in UNITS.items():
         growth, half, level = slope(samples, name, rows)
         figures.append(Figure(f"{name} behind the warm-up", level, unit))
-        figures.append(Figure(f"  growth over that stretch (+- {half:.2g})", growth, "of it", at_most=0.05))
+        kept_for_good = name in (STORE, DISK)
+        figures.append(
+            Figure(
+                f"  growth over that stretch (+- {half:.2g})", growth, "of it", at_most=None if kept_for_good else 0.05
+            )
+        )
+        if kept_for_good:
+            each, rest, half = unexplained(samples, name, rows)
+            figures.append(Figure("  of it, each revision", each, unit))
+            figures.append(Figure(f"  growth besides (+- {half:.2g})", rest, "of it", at_most=0.05))
     figures += [
         Figure(f"a step late / early, heads {heads}", ratio, "", at_most=1.05) for heads, ratio in ratios.items()
     ]
