@@ -407,6 +407,32 @@ def light(data: Path) -> list[dict[str, Any]]:
     return found
 
 
+def picture(points: Sequence[Point], model: Mapping[str, Sequence[float]], path: Path) -> None:
+    """What a step of 64 rows a worker costs each worker, part by part, and what the model says of it."""
+    from matplotlib import pyplot as plt
+
+    bars = [point for point in points if point.rows_each == 64]
+    figure, axis = plt.subplots(figsize=(9, 4.5), constrained_layout=True)
+    bottom = np.zeros(len(bars))
+    for part in PARTS:
+        height = np.array([point.milliseconds[part] for point in bars])
+        axis.bar(range(len(bars)), height, 0.6, bottom=bottom, label=part)
+        bottom += height
+    said = [sum(predict(model, point).values()) for point in bars]
+    axis.plot(range(len(bars)), said, "k_", markersize=24, label="the model, from 1 to 8 workers")
+    names = [
+        f"{point.workers:,}" + (f"\n{min(point.watched, point.rows):,} rows watched" if point.workers in MANY else "")
+        for point in bars
+    ]
+    axis.set(xticks=range(len(bars)), xticklabels=names, xlabel="workers, 64 rows each", ylabel="CPU ms of a step")
+    axis.set_ylim(0, 120)
+    for at, point in enumerate(bars):
+        if point.total > 120:
+            axis.annotate(f"{point.total:.0f} ms", (at, 112), ha="center", bbox={"fc": "white", "ec": "none"})
+    axis.legend(loc="upper left")
+    figure.savefig(path, dpi=90)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--light", action="store_true", help="only what does not grow with the workers")
@@ -434,6 +460,7 @@ def main() -> None:
     seen = [{**asdict(point), "predicted": predict(model, point)} for point in many]
     for one in (*seen, *paper):
         print(json.dumps(one))
+    picture([*points, *many], model, Path(__file__).parents[1] / "docs" / "images" / "scale.png")
     write(
         "scale",
         {
