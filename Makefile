@@ -23,8 +23,8 @@ setup: $(READY) $(DATA)  ## make .venv, install everything, fetch the demo's dat
 demo: setup  ## run the demo: a stream that shifts, and a model that grows and shrinks its heads
 	@$(BIN)/planaria run jobs/fashion_shift.yaml
 
-test: setup  ## run the tests, except the slow ones
-	@$(BIN)/python -m pytest -q
+test: setup  ## run the tests, except the slow ones, in two processes
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: setup  ## run the slow tests, a real Ray cluster among them
 	@$(BIN)/python -m pytest -q -m slow
