@@ -13,8 +13,10 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileOpenLock
 
 from planaria.errors import InputError
+from planaria.own_folder import check_no_links
 from planaria.plain_yaml import dump_yaml
 from planaria.ranges import Range
 from planaria.record.tracking import connect, embedded_uri
@@ -25,7 +27,7 @@ from planaria.search.places import folder_of, lives_in, read_trials
 from planaria.search.policies import policy_text
 from planaria.search.run import load_rows, trials_at_once
 from planaria.search.searcher import StudySearcher
-from planaria.search.space import draw, open_study
+from planaria.search.space import JOURNAL, draw, open_study
 from planaria.search.trial import Around, live_trial
 from planaria.train.folder import RunFolder
 
@@ -203,6 +205,14 @@ def test_a_trial_that_was_cut_off_goes_on_and_a_done_one_is_not_repeated(campaig
     assert {name: metrics[name] for name in same} == {name: whole[name] for name in same}
 
 
+def test_a_lock_that_a_killed_campaign_left_is_no_link_and_is_taken_over(campaign: Campaign, tmp_path: Path) -> None:
+    open_study(campaign, tmp_path)
+    lock = JournalFileOpenLock(str(tmp_path / JOURNAL))
+    assert lock.acquire()  # and is killed
+    check_no_links(tmp_path)
+    assert open_study(campaign, tmp_path).ask().number == 0
+
+
 def test_a_trial_that_cannot_be_says_why(campaign: Campaign, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         live_trial(
@@ -263,6 +273,7 @@ def test_a_trial_that_is_taught_waits_for_those_that_teach_it(written: Callable[
     assert handed is not None and handed["number"] == 2
 
 
+@pytest.mark.slow
 def test_a_campaign_survives_a_kill_and_failing_trials_and_is_recorded(
     tmp_path: Path, written: Callable[..., Path]
 ) -> None:

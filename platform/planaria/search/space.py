@@ -10,21 +10,22 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from planaria.ranges import Range, Value
 from planaria.search.campaign import Campaign, check, given
 from planaria.search.places import read_trials
 
 JOURNAL = "study.jsonl"
+_LOCK_IS_STALE_AFTER_S = 5
+"""Of one that a killed process left; a write takes milliseconds."""
 
 
 def open_study(campaign: Campaign, folder: Path) -> optuna.Study:
     """The campaign's study: a new one, which begins with the job as it is, or the one that the folder holds."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     study = optuna.create_study(
-        storage=storage,
+        storage=_storage(folder),
         study_name=campaign.name,
         directions=["maximize" if mode == "max" else "minimize" for mode in campaign.objectives.values()],
         load_if_exists=True,
@@ -56,11 +57,17 @@ def read_study(campaign: Campaign, folder: Path) -> optuna.Study | None:
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.load_study(
-            study_name=campaign.name, storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-        )
+        return optuna.load_study(study_name=campaign.name, storage=_storage(folder))
     except KeyError:  # the journal is there, and empty yet
         return None
+
+
+def _storage(folder: Path) -> JournalStorage:
+    """Its lock is a file. Optuna's default is a link, which a killed campaign may leave in the folder, where nothing is
+    trusted that leads out of it."""
+    journal = str(folder / JOURNAL)
+    lock = JournalFileOpenLock(journal, grace_period=_LOCK_IS_STALE_AFTER_S)
+    return JournalStorage(JournalFileBackend(journal, lock_obj=lock))
 
 
 def draw(trial: optuna.trial.BaseTrial, search: Mapping[str, Range]) -> dict[str, Value]:
