@@ -45,13 +45,14 @@ def command(pid: int) -> str:
         return ""
 
 
-def proportional_bytes(pid: int) -> int:
-    """Memory in RAM, what is shared with others divided among them; 0 where it has ended."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
+def allocated_bytes(pid: int) -> int:
+    """Memory that the process has allocated and that is in RAM, its part of what it shares; without mapped files, whose
+    part grows when other processes that map them end. 0 once the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 def open_files(pid: int) -> int:

@@ -6,7 +6,7 @@ it goes on?
 
 Writes a Parquet folder of numbers and categories with missing values, in stretches of one concept each, of which there
 are a dozen, and runs `planaria run` on it with every part of a run at work. Once in --every seconds it looks at all
-processes of the run (proportional memory, open files), at the run's folder, at Ray's session folder and at the rows of
+processes of the run (memory that they have allocated, open files), its folder, Ray's session folder and the rows of
 the MLflow store. What is reported are slopes over the stream behind the warm-up, as a share of the level there; of what
 keeps each revision for good, also what one adds; and a step's time in the last tenth beside the first tenth, of equal
 blueprints, as the run's own table of steps has it (decisions left out). That table is full at the end of the warm-up.
@@ -36,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from benchmarks.measure import Figure, as_rows, show, write
-from benchmarks.processes import below, open_files, proportional_bytes
+from benchmarks.processes import allocated_bytes, below, open_files
 from scipy import stats
 
 from planaria.job import Job, dump_job
@@ -124,7 +124,7 @@ def look(out: Path, session: Path | None) -> Sample | None:
     kept = ("samples", "step", "decisions", "revision", "shifts", "heads", "restarts")
     return {
         **{name: live[name] for name in kept},
-        MEMORY: sum(map(proportional_bytes, running)) / 2**20,
+        MEMORY: sum(map(allocated_bytes, running)) / 2**20,
         FILES: sum(map(open_files, running)),
         STORE: stored,
         DISK: _bytes(out) / 2**20,
