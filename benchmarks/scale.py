@@ -7,7 +7,7 @@ Every worker is a process of its own, joined by gloo. The clock is CPU time, so 
 what each would need on a core of its own; waiting for a network is not in it, and is added by hand (ALPHA, BETA).
 
 The model: a part that a worker does for its own rows costs a + b x rows of a worker; one that all workers do alike
-a + b x rows of the step, or of its watched ones; the sum over the workers a + b x bytes that a worker receives. It is
+a + b x watched rows + c x rows of the step; the sum over the workers a + b x bytes that a worker receives. It is
 fitted on all numbers of workers but one, and asked about that one. What it says of 64 and 1,024 workers is compared
 with one real worker of so many, for whom all others answer as it does itself.
 """
@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from benchmarks.measure import write
+from benchmarks.kills import job_for
+from benchmarks.measure import RESULTS, write
 from benchmarks.soak import job_of, write_stream
 from scipy.optimize import nnls
 from torch import Tensor
@@ -263,10 +264,11 @@ def _terms(part: str, point: Point) -> list[float]:
     own, rows = float(point.rows_each), float(point.rows)
     if part == "compute":
         return [1.0, own]
+    watched = min(rows, float(point.watched))
     if part in ("read", "draw", "rest", "update"):
-        return [1.0, rows]
+        return [1.0, watched, rows]
     if part == "watch":
-        return [1.0, min(rows, float(point.watched))]
+        return [1.0, watched]
     return [float(point.workers > 1), received(point.workers, point.bytes)]
 
 
@@ -334,6 +336,7 @@ def light_job(data: Path) -> Job:
         "batch_rows": LIGHT_BATCH,
         "samples": LIGHT_ROWS,
         "scale": {"workers": 0, "shards": max(LIGHT)},
+        "policy": job_for(data / "unused").policy.model_dump(),  # edits often
         "storage": {"checkpoint_every_s": 2.0},
         "record": small["record"] | {"register_model": False},
     }
@@ -421,10 +424,12 @@ def picture(points: Sequence[Point], model: Mapping[str, Sequence[float]], path:
     said = [sum(predict(model, point).values()) for point in bars]
     axis.plot(range(len(bars)), said, "k_", markersize=24, label="the model, from 1 to 8 workers")
     names = [
-        f"{point.workers:,}" + (f"\n{min(point.watched, point.rows):,} rows watched" if point.workers in MANY else "")
+        f"{point.workers:,}" + (f"\n({min(point.watched, point.rows):,})" if point.workers in MANY else "")
         for point in bars
     ]
-    axis.set(xticks=range(len(bars)), xticklabels=names, xlabel="workers, 64 rows each", ylabel="CPU ms of a step")
+    axis.set(
+        xticks=range(len(bars)), xticklabels=names, xlabel="workers, 64 rows each (watched)", ylabel="CPU ms of a step"
+    )
     axis.set_ylim(0, 120)
     for at, point in enumerate(bars):
         if point.total > 120:
@@ -436,17 +441,24 @@ def picture(points: Sequence[Point], model: Mapping[str, Sequence[float]], path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--light", action="store_true", help="only what does not grow with the workers")
+    parser.add_argument("--fit", action="store_true", help="measure nothing, and fit what was measured before")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="scale-data-") as place:
         data = Path(place)
-        write_stream(data, 10 * max(MANY) * 64, 26)
+        if not given.fit:
+            write_stream(data, 10 * max(MANY) * 64, 26)
         if given.light:
             write("scale_light", {"light": light(data)})
             return
-        points = measured(data, WATCHED)
         everything = 10**9
-        many = [told(data, workers, watched) for workers in MANY for watched in (everything, WATCHED)]
+        if given.fit:
+            kept = json.loads((RESULTS / "scale.json").read_text())
+            points = [Point(**one) for one in kept["points"]]
+            many = [Point(**{name: one[name] for name in asdict(points[0])}) for one in kept["told"]]
+        else:
+            points = measured(data, WATCHED)
+            many = [told(data, workers, watched) for workers in MANY for watched in (everything, WATCHED)]
     model, ratios = fit(points), held_out(points)
     for workers, of_workers in ratios.items():
         print(f"held out {workers}: predicted {', '.join(f'{ratio:.2f}' for ratio in of_workers)} of what was measured")
