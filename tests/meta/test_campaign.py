@@ -107,6 +107,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_stopped_meta_training_goes_on_and_a_finished_one_does_nothing_anew(made_up: MadeUp, tmp_path: Path) -> None:
     """It was stopped after all was gathered, and while it learned."""
     from mlflow import MlflowClient

@@ -310,6 +310,7 @@ def test_runs_of_one_cluster_share_what_their_controllers_learn(cluster: None, t
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_driver_changes_nothing_also_where_rays_ports_are_taken(
     table: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
