@@ -1,7 +1,7 @@
 """Which rows are watched: seen by the detectors, the memory, the readout and the router, on every worker.
 
 What is watched costs every worker the same, however many there are; so a step has a bound for it, and the rows of a
-larger one are sampled. Which rows that are is a function of (seed, row number) alone.
+larger one are sampled. Which rows that are follows from the job and the row number alone.
 """
 
 from __future__ import annotations
