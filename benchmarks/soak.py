@@ -1,8 +1,8 @@
 """Five million rows and 200 shifts through one run: does it take more memory, files, rows of the store, disk or time as
 it goes on?
 
-    python -m benchmarks.soak                      two Ray Train workers; half an hour of two free cores
-    python -m benchmarks.soak --workers 0 --every 3 --out soak_alone
+    python -m benchmarks.soak --every 2            two Ray Train workers; 3 to 20 minutes of two free cores
+    python -m benchmarks.soak --workers 0 --every 2 --out soak_alone
 
 Writes a Parquet folder of numbers and categories with missing values, in stretches of one concept each, of which there
 are a dozen, and runs `planaria run` on it with every part of a run at work. Once in --every seconds it looks at all
@@ -48,11 +48,15 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS, SHIFTS, CONCEPTS = 5_000_000, 200, 12
 NUMERIC = 6
 BATCH = 512
+_INTERVAL = 2_000
+"""Rows of one line of the table of steps, at first."""
 WARM_UP = 0.2
 """Of the stream: until then the memory fills, the library of concepts too, and processes grow to their size."""
 _ENOUGH = 5
 """Intervals of a blueprint, to tell its median step."""
 MEMORY, FILES, STORE, DISK, SESSION = "memory", "open files", "store rows", "run folder", "Ray session folder"
+_KEPT_FOR_GOOD = (STORE, DISK, SESSION)
+"""Each revision is recorded; each shift and decision is a line of Ray's logs."""
 UNITS = {MEMORY: "MiB", FILES: "", STORE: "", DISK: "MiB", SESSION: "MiB"}
 
 Sample = dict[str, Any]
@@ -90,7 +94,7 @@ def _concepts(count: int) -> list[int]:
     return order
 
 
-def job_of(data: Path, workers: int) -> Job:
+def job_of(data: Path, rows: int, workers: int) -> Job:
     return Job.model_validate(
         {
             "name": "soak",
@@ -106,7 +110,7 @@ def job_of(data: Path, workers: int) -> Job:
             "policy": {"heads": {"start": 2, "max": 4}, "learner": {"memory": {"rows": 1_000}, "replay_ratio": 0.25}},
             "scale": {"workers": workers, "shards": max(1, workers)},
             "evaluation": {"hold_out_fraction": 0.01, "rows_per_context": 200},
-            "record": {"interval_samples": 2_000, "max_intervals": 500},
+            "record": {"interval_samples": _INTERVAL, "max_intervals": int(WARM_UP * rows) // _INTERVAL},
         }
     )
 
@@ -157,7 +161,7 @@ def soak(
     data, out, temporary = place / "data", place / "run", Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
     data.mkdir()
     write_stream(data, rows, shifts)
-    (place / "soak.yaml").write_text(dump_job(job_of(data, workers)))
+    (place / "soak.yaml").write_text(dump_job(job_of(data, rows, workers)))
     planaria_run = [sys.executable, "-m", "planaria.cli", "run", str(place / "soak.yaml"), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(temporary)}
     environment["PYTHONPATH"] = str(ROOT / "platform")
@@ -169,7 +173,9 @@ def soak(
             while process.poll() is None:
                 time.sleep(every)
                 found = look(out, temporary if workers else None)
-                if found is not None and (not samples or found["samples"] > samples[-1]["samples"]):
+                before = samples[-1]["samples"] if samples else 0
+                # As soon as the last row is learned, processes end one after the other.
+                if found is not None and before < found["samples"] < rows:
                     samples.append(found)
                     _tell(found, rows)
         if process.returncode:
@@ -225,9 +231,12 @@ def step_times(run: Path) -> list[tuple[int, tuple[int, ...], float]]:
     return found
 
 
-def late_beside_early(windows: Sequence[tuple[int, tuple[int, ...], float]], rows: int) -> dict[str, float]:
-    """For each blueprint that both tenths have five times, the median step of the last one over that of the first one.
-    The first tenth begins behind the first twentieth, in which the memory fills."""
+def late_beside_early(
+    windows: Sequence[tuple[int, tuple[int, ...], float]], rows: int
+) -> dict[str, tuple[float, float]]:
+    """For each blueprint that both tenths have five times, the median step of the last one over that of the first one,
+    and half of its 95% interval (bootstrap). The first tenth begins behind the first twentieth, in which the memory
+    fills."""
     tenths: tuple[Mapping[Any, list[float]], Mapping[Any, list[float]]] = (defaultdict(list), defaultdict(list))
     for sample, heads, milliseconds in windows:
         if 0.05 * rows <= sample < 0.15 * rows:
@@ -235,7 +244,14 @@ def late_beside_early(windows: Sequence[tuple[int, tuple[int, ...], float]], row
         elif sample >= 0.9 * rows:
             tenths[1][heads].append(milliseconds)
     both = [heads for heads in tenths[0] if min(len(tenth[heads]) for tenth in tenths) >= _ENOUGH]
-    return {str(list(h)): statistics.median(tenths[1][h]) / statistics.median(tenths[0][h]) for h in both}
+    return {str(list(heads)): _ratio(tenths[1][heads], tenths[0][heads]) for heads in both}
+
+
+def _ratio(late: Sequence[float], early: Sequence[float]) -> tuple[float, float]:
+    draws = np.random.default_rng(0)
+    medians = [np.median(draws.choice(np.array(each), (2_000, len(each))), axis=1) for each in (late, early)]
+    low, high = np.quantile(medians[0] / medians[1], (0.025, 0.975))
+    return statistics.median(late) / statistics.median(early), float(high - low) / 2
 
 
 def picture(samples: Sequence[Sample], windows: Sequence[tuple[int, tuple[int, ...], float]], path: Path) -> None:
@@ -268,7 +284,7 @@ def main() -> None:
     for name, unit in UNITS.items():
         growth, half, level = slope(samples, name, rows)
         figures.append(Figure(f"{name} behind the warm-up", level, unit))
-        kept_for_good = name in (STORE, DISK)
+        kept_for_good = name in _KEPT_FOR_GOOD
         figures.append(
             Figure(
                 f"  growth over that stretch (+- {half:.2g})", growth, "of it", at_most=None if kept_for_good else 0.05
@@ -277,7 +293,8 @@ def main() -> None:
         if kept_for_good:
             figures.append(Figure("  for each new revision", per_revision(samples, name, rows), unit))
     figures += [
-        Figure(f"a step late / early, heads {heads}", ratio, "", at_most=1.05) for heads, ratio in ratios.items()
+        Figure(f"a step late / early, heads {heads} (+- {half:.2g})", ratio, "", at_most=1.05)
+        for heads, (ratio, half) in ratios.items()
     ]
     for name in (
         "true_changes",

@@ -6,7 +6,9 @@ import hashlib
 import json
 import resource
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,28 @@ def _made(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_folder(_made: Path, tmp_path: Path) -> RunFolder:
     """Of a run that has been stopped."""
     return RunFolder(Path(shutil.copytree(_made, tmp_path / "run")))
+
+
+@pytest.fixture
+def store() -> Iterator[tuple[int, list[str]]]:
+    """A server that is up, and takes no record; its port, and who knocked by which right."""
+    seen: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization") or "")
+            self.send_response(200 if self.path == "/health" else 500)
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *values: object) -> None: ...
+
+    server = HTTPServer(("", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port, seen
+    server.shutdown()
+    server.server_close()
 
 
 def checkpoint_of(folder: RunFolder) -> Path:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -98,28 +95,6 @@ def test_a_submitted_job_takes_no_secret_along(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:pa55@host")
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: holds a password or a token"):
         _handed_on()
-
-
-@pytest.fixture
-def store() -> Iterator[tuple[int, list[str]]]:
-    """A server that is up, and takes no record; its port, and who knocked by which right."""
-    seen: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen.append(self.headers.get("Authorization") or "")
-            self.send_response(200 if self.path == "/health" else 500)
-            self.end_headers()
-
-        do_POST = do_GET
-
-        def log_message(self, format: str, *values: object) -> None: ...
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port, seen
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.mark.slow
