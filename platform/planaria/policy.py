@@ -421,7 +421,7 @@ class Learner(Settings):
     memory: Memory = Memory()
     """What is remembered."""
     replay_ratio: float = Field(1.0, ge=0)
-    """Remembered rows replayed per new row."""
+    """Remembered rows replayed in each step, as a share of batch_rows."""
     optimizer: Literal["adamw", "adabelief", "meta_sgd", "sgd"] = "adamw"
     """How the weights follow the gradient. adamw. adabelief: steps are the longer, the larger a weight's mean
     gradient is beside its standard deviation. meta_sgd: every weight has a rate of its own, learned by looking one step

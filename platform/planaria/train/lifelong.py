@@ -330,7 +330,7 @@ class Lifelong:
         began = time.perf_counter()
         if self.blueprint.numeric:
             self.model.observe(self._tensors({"numeric": rows.select(watched)["numeric"]}))
-        replay = self.memory.share.by_shard(self.memory.draw(self._replayed(len(rows)), self.step))
+        replay = self.memory.share.by_shard(self.memory.draw(self._replayed, self.step))
         alone = self.group.size == 1 and self.shards == 1
         own = own_shards(self.group.rank, self.group.size, self.shards)
         vectors: list[Tensor] = []
@@ -507,7 +507,7 @@ class Lifelong:
     def _full(self, rows: Rows, replay: npt.NDArray[np.int64], judged: npt.NDArray[np.int64]) -> bool:
         """Whether the step has as many rows as nearly all steps have."""
         batch = self.job.batch_rows
-        return (len(rows), len(replay), len(judged)) == (batch, self._replayed(batch), self._judged(batch))
+        return (len(rows), len(replay), len(judged)) == (batch, self._replayed, self._judged(batch))
 
     def _judged(self, rows: int) -> int:
         """On how many remembered rows a step of so many fresh ones judges the readout."""
@@ -534,10 +534,12 @@ class Lifelong:
     def _beside_rows(self) -> int:
         return _BESIDE_ROWS + self.group.size
 
-    def _replayed(self, rows: int) -> int:
-        """How many remembered rows are drawn beside so many fresh ones."""
+    @property
+    def _replayed(self) -> int:
+        """How many remembered rows are drawn for a step. As many for one that is smaller than others: where the first
+        rows come a few at a time, they are learned from more often."""
         learner = self.job.policy.learner
-        return 0 if learner.loss == "naive" else round(learner.replay_ratio * rows)
+        return 0 if learner.loss == "naive" else round(learner.replay_ratio * self.job.batch_rows)
 
     def _unpack(
         self, statistics: Tensor, rows: Rows, watched: npt.NDArray[np.int64]
@@ -591,7 +593,7 @@ class Lifelong:
 
     def _control(self, scores: StepScores, seen: StepReport) -> None:
         rows = len(scores.loss_B)
-        self.controller.observe(scores, passes=3 * (rows + self._replayed(rows)))
+        self.controller.observe(scores, passes=3 * (rows + self._replayed))
         left = self.monitor.concept
         shift = self.monitor.update(seen)
         self._recollect(left, shift)
