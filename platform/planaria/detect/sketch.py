@@ -76,8 +76,9 @@ class _ImageMap:
         channel, row, column = (generator.integers(0, n, pairs) for n in shape)
         step = NEAR[generator.integers(0, len(NEAR), pairs)]
         near = (channel, (row + step[..., 0]) % height, (column + step[..., 1]) % width)
-        self._first = np.ravel_multi_index((channel, row, column), shape).T.ravel()
-        self._second = np.ravel_multi_index(near, shape).T.ravel()
+        ends = [np.ravel_multi_index(place, shape).T.ravel() for place in ((channel, row, column), near)]
+        self._ends = np.concatenate(ends)
+        """First ends of all pairs, and then second ones."""
 
     def fit(self, features: Features) -> None:
         """Pictures have a scale of their own."""
@@ -96,7 +97,7 @@ class _ImageMap:
         image_PB = np.ascontiguousarray(image_BP.T)
         if image_PB.dtype != np.uint8:
             image_PB = _unit(image_PB)
-        first, second = image_PB.take(self._first, 0), image_PB.take(self._second, 0)
+        first, second = image_PB.take(self._ends, 0).reshape(2, len(self._ends) // 2, -1)
         difference = np.maximum(first, second)
         difference -= np.minimum(first, second)
         total = np.uint16 if difference.dtype == np.uint8 else np.float32

@@ -43,6 +43,25 @@ class Totals:
     revisions: int = 0
 
 
+@dataclass(frozen=True)
+class Used:
+    """What of a blueprint a row uses on average, each of whose gates was open to these shares of the rows."""
+
+    blueprint: Blueprint
+    opened: Sequence[float]
+    parameters: float
+    flops: float
+    fractions: Sequence[float]
+    """For each layer, of its gated parameters."""
+    fraction: float
+
+    @staticmethod
+    def of(blueprint: Blueprint, opened: Sequence[float]) -> Used:
+        fractions = active_fractions(blueprint, opened)
+        parameters, flops = active_parameters(blueprint, opened), active_flops(blueprint, opened)
+        return Used(blueprint, opened, parameters, flops, fractions, float(np.mean(fractions)))
+
+
 @dataclass
 class Stretch:
     """Sums over the present interval, or the present revision's life."""
@@ -57,11 +76,11 @@ class Stretch:
     active: list[float] = field(default_factory=list)
     """For each layer the share of its gated parameters, times rows."""
 
-    def add_active(self, samples: int, parameters: float, flops: float, fractions: Sequence[float]) -> None:
-        self.parameters_active += samples * parameters
-        self.flops += samples * flops
-        before = self.active or [0.0] * len(fractions)
-        self.active = [sum_so_far + samples * share for sum_so_far, share in zip(before, fractions, strict=True)]
+    def add_active(self, samples: int, used: Used) -> None:
+        self.parameters_active += samples * used.parameters
+        self.flops += samples * used.flops
+        before = self.active or [0.0] * len(used.fractions)
+        self.active = [sum_so_far + samples * share for sum_so_far, share in zip(before, used.fractions, strict=True)]
 
     def add(self, samples: int, loss: float, error: float, squared_error: float, seconds: float) -> None:
         self.samples += samples
@@ -86,6 +105,8 @@ class Account:
         self.parameters_first = 0
         self.energy_methods: list[str] = []
         """How the joules were found: several where the run went on elsewhere."""
+        self._used: Used | None = None
+        """Of the newest step: without gates, of all steps of a blueprint."""
         self.change_noticed = -1
         """First row of the newest true change that a shift was reported for. For evaluation only."""
 
@@ -100,12 +121,13 @@ class Account:
         totals.error += error
         totals.squared_error += squared_error
         totals.parameters += count * self.blueprint.parameters
-        parameters, flops = active_parameters(self.blueprint, opened), active_flops(self.blueprint, opened)
-        fractions = active_fractions(self.blueprint, opened)
-        totals.parameters_active += count * parameters
-        totals.active_fraction += count * float(np.mean(fractions))
-        totals.flops += count * flops
-        self.interval.add_active(count, parameters, flops, fractions)
+        if self._used is None or self._used.blueprint is not self.blueprint or self._used.opened is not opened:
+            self._used = Used.of(self.blueprint, opened)
+        used = self._used
+        totals.parameters_active += count * used.parameters
+        totals.active_fraction += count * used.fraction
+        totals.flops += count * used.flops
+        self.interval.add_active(count, used)
         totals.heads += count * sum(self.blueprint.heads)
         for stretch in (self.interval, self.life):
             stretch.add(count, loss, error, squared_error, seconds)

@@ -14,9 +14,9 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -103,8 +103,7 @@ _BESIDE_ROWS = 2 + 3
 followed by the seconds that each worker computed in the step before."""
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(NamedTuple):
     """What is to be done after a step by whoever keeps the run's folder: rank 0 wishes it, and all workers agree on it
     in the step's collective."""
 
@@ -340,10 +339,11 @@ class Lifelong:
             statistics = self._shard(part, rows, watched, replay, judged)
             if not vectors:
                 spent = self.meter.spent()
-                wishes = astuple(wish) if self.group.rank == 0 else astuple(QUIET)
-                beside = statistics[-self._beside_rows :]
-                beside[:_BESIDE_ROWS] = torch.tensor((spent.cpu_seconds, spent.joules, *wishes))
+                beside = np.zeros(self._beside_rows, np.float32)
+                wishes = wish if self.group.rank == 0 else QUIET
+                beside[:_BESIDE_ROWS] = (spent.cpu_seconds, spent.joules, *wishes)
                 beside[_BESIDE_ROWS + self.group.rank] = self._busy_s
+                statistics[-self._beside_rows :] = torch.from_numpy(beside)
             vectors.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
         summed = tree_sum(vectors)
         self._busy_s = time.perf_counter() - began
@@ -351,7 +351,7 @@ class Lifelong:
         if not alone:
             self._take_gradients(vector)
         lengths = self._lengths(len(rows), len(watched), len(replay), len(judged))
-        reference, usage, opened, lost_again, told, statistics = torch.split(vector[-sum(lengths) :], lengths)
+        reference, usage, opened, lost_again, told, statistics = vector[-sum(lengths) :].split_with_sizes(lengths)
         if self._projects:
             self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
         self.protection.pull(self.parameters)
@@ -419,7 +419,7 @@ class Lifelong:
         total = len(rows)
         lengths = self._lengths(total, len(watched), len(replay), len(judged))
         everything = torch.zeros(sum(lengths), device=self.device)
-        reference, usage, opened, lost_again, told, statistics = torch.split(everything, lengths)
+        reference, usage, opened, lost_again, told, statistics = everything.split_with_sizes(lengths)
         beside = np.concatenate((slots, judged[part.judged]))
         if high == low and not len(beside):
             return everything
@@ -448,7 +448,8 @@ class Lifelong:
         with torch.no_grad():
             if len(lost_again):
                 lost_again[part.replayed] = loss[count : count + len(slots)]
-            first, last = np.searchsorted(watched, (low, high)).tolist()
+            everything_watched = len(watched) == total
+            first, last = (low, high) if everything_watched else np.searchsorted(watched, (low, high)).tolist()
             own: slice | Tensor = slice(0, count)
             if last - first < count:
                 own = torch.from_numpy(watched[first:last] - low).to(self.device)
