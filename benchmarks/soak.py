@@ -94,7 +94,7 @@ def _concepts(count: int) -> list[int]:
     return order
 
 
-def job_of(data: Path, rows: int, workers: int) -> Job:
+def job_of(data: Path, workers: int, rows: int = ROWS) -> Job:
     return Job.model_validate(
         {
             "name": "soak",
@@ -161,7 +161,7 @@ def soak(
     data, out, temporary = place / "data", place / "run", Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
     data.mkdir()
     write_stream(data, rows, shifts)
-    (place / "soak.yaml").write_text(dump_job(job_of(data, rows, workers)))
+    (place / "soak.yaml").write_text(dump_job(job_of(data, workers, rows)))
     planaria_run = [sys.executable, "-m", "planaria.cli", "run", str(place / "soak.yaml"), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(temporary)}
     environment["PYTHONPATH"] = str(ROOT / "platform")
