@@ -184,13 +184,15 @@ class Done:
     """Whether all workers have to be started again before the run is over it; old ones may take some more steps."""
 
 
-KINDS: dict[str, Callable[[Scene, Run, random.Random], Done]] = {}
+Deed = Callable[["Scene", "Run", random.Random], "Done | None"]
+"""Does what a kind of fault is; None where the moment for it never came."""
+KINDS: dict[str, Deed] = {}
 """Each does its fault and undoes it, as somebody who looks after a cluster would: a host is plugged in again and Ray
 started on it, a job is handed in again. Nothing else helps the run."""
 
 
-def kind(name: str) -> Callable[[Callable[[Scene, Run, random.Random], Done]], Callable[..., Done]]:
-    def register(deed: Callable[[Scene, Run, random.Random], Done]) -> Callable[..., Done]:
+def kind(name: str) -> Callable[[Deed], Deed]:
+    def register(deed: Deed) -> Deed:
         KINDS[name] = deed
         return deed
 
@@ -331,7 +333,7 @@ def join_host(scene: Scene, run: Run, choice: random.Random) -> Done:
 
 def _from_within(moment: str) -> None:
     @kind(f"killed in the middle of {'an' if moment == 'edit' else 'a'} {moment}")
-    def end_within(scene: Scene, run: Run, choice: random.Random) -> Done:
+    def end_within(scene: Scene, run: Run, choice: random.Random) -> Done | None:
         after = choice.randrange(2)
         set_pace(run.control, Pace(0.0, run.part_ends, AT_THE_END_S))
         order(run.control, moment, after)
@@ -339,7 +341,7 @@ def _from_within(moment: str) -> None:
             run.until(lambda: carried_out(run.control, moment) is not None, 120, f"a worker came to a {moment}")
         except NeverCame:
             take_back(run.control, moment)
-            raise
+            return None
         at = carried_out(run.control, moment)
         (run.control / f"killed-{moment}").unlink()
         return Done(f"after {after} others", at=at, starts_again=True)
@@ -386,13 +388,10 @@ class Fault:
 
 def inflict(scene: Scene, run: Run, fault: Fault) -> bool:
     """Do what the fault says, and wait until the run goes on; False where the moment for it never came."""
-    began, starts, from_within = time.time(), run.starts, fault.kind.startswith("killed in the middle")
-    try:
-        done = KINDS[fault.kind](scene, run, random.Random(f"{fault.kind} {fault.seed}"))
-    except NeverCame:
-        if from_within:
-            return False
-        raise
+    began, starts = time.time(), run.starts
+    done = KINDS[fault.kind](scene, run, random.Random(f"{fault.kind} {fault.seed}"))
+    if done is None:
+        return False
     if done.starts_again:
         run.until(lambda: run.starts > starts, RECOVERS_WITHIN_S, "the workers were started again")
     _gets_over(run)
