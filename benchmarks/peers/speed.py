@@ -45,8 +45,10 @@ def take_turns(which: str, batch: int) -> None:
         loop: Any = speed.bare_loop(batch)
     else:
         learner = {"loss": "der++" if "der++" in which else "er", "memory": {"rows": 1_000, "kind": "reservoir"}}
-        compiled = {"compile_after_rows": COMPILE_AFTER_ROWS} if "compiled" in which else {}
-        loop = speed.planaria_loop({**speed.STILL, "learner": learner}, batch, **compiled)
+        model: dict[str, Any] = {"compile_after_rows": COMPILE_AFTER_ROWS} if "compiled" in which else {}
+        if "bfloat16" in which:
+            model["precision"] = "bfloat16"
+        loop = speed.planaria_loop({**speed.STILL, "learner": learner}, batch, **model)
     for _ in sys.stdin:
         began = time.process_time()
         for _ in range(ROWS // batch):
@@ -67,7 +69,8 @@ def export(place: Path) -> Path:
 
 
 def measure(batch: int, avalanche: str | None, place: Path) -> dict[str, Any]:
-    own = ("bare", "planaria", "planaria compiled", "planaria der++", "planaria der++ compiled")
+    own = ("bare", "planaria", "planaria compiled", "planaria compiled bfloat16")
+    own += ("planaria der++", "planaria der++ compiled")
     commands = {which: [sys.executable, "-m", "benchmarks.peers.speed", "--turns", which, str(batch)] for which in own}
     if avalanche is not None:
         script, path = str(Path(__file__).with_name("avalanche_transformer.py")), str(export(place))
