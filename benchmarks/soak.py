@@ -207,8 +207,8 @@ def slope(samples: Sequence[Sample], name: str, rows: int) -> tuple[float, float
     late = [sample for sample in samples if sample["samples"] >= WARM_UP * rows]
     at, values = [sample["samples"] / rows for sample in late], [float(sample[name]) for sample in late]
     level = statistics.fmean(values)
-    if not level:
-        return 0.0, 0.0, 0.0
+    if len(set(values)) == 1:
+        return 0.0, 0.0, level
     line = stats.linregress(at, values)
     half = stats.t.ppf(0.975, len(at) - 2) * line.stderr
     share = (1 - WARM_UP) / level

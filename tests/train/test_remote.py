@@ -284,7 +284,7 @@ def test_a_driver_killed_at_a_random_time_goes_on_from_an_empty_machine(
     assert planaria.resume(uri).status == "done"
     folder = same(uri, tmp_path / "copy", undisturbed)
     assert json.loads((folder / "summary.json").read_text())["rows_repeated"] == 0
-    assert len(starts(folder)) >= 2
+    assert starts(folder), "one that was killed within seconds may not have got its own there"
 
 
 @pytest.mark.slow
