@@ -69,8 +69,8 @@ def export(place: Path) -> Path:
 
 
 def measure(batch: int, avalanche: str | None, place: Path) -> dict[str, Any]:
-    own = ("bare", "planaria", "planaria compiled", "planaria compiled bfloat16")
-    own += ("planaria der++", "planaria der++ compiled")
+    compiled = ("planaria compiled", "planaria compiled bfloat16", "planaria der++ compiled")
+    own = ("bare", "planaria", "planaria der++", *compiled)
     commands = {which: [sys.executable, "-m", "benchmarks.peers.speed", "--turns", which, str(batch)] for which in own}
     if avalanche is not None:
         script, path = str(Path(__file__).with_name("avalanche_transformer.py")), str(export(place))

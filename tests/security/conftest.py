@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import threading
@@ -21,6 +22,7 @@ from planaria.job import Job, dump_job, load_job
 from planaria.train.folder import RunFolder
 from planaria.train.worker import run_here
 
+REPOSITORY = Path(__file__).parents[2]
 MOST_BYTES = 700 << 20
 """That a test may take beyond what the process has: less than any of the bombs."""
 
@@ -130,6 +132,12 @@ def store() -> Iterator[tuple[int, list[str]]]:
     yield server.server_port, seen
     server.shutdown()
     server.server_close()
+
+
+def environment_of(home: Path, **changes: str) -> dict[str, str]:
+    """Of a user with a home of their own, and nothing set for Ray."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, "HOME": str(home), "PYTHONPATH": str(REPOSITORY / "platform"), **changes}
 
 
 def checkpoint_of(folder: RunFolder) -> Path:

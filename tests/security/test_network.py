@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 from benchmarks.processes import below
+from tests.security.conftest import environment_of
 
-REPOSITORY = Path(__file__).parents[2]
 STARTED = """
 import sys
 from planaria.job import Job
@@ -59,7 +59,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(home: Path) -> Iterator[Cluster]:
     command = [sys.executable, "-c", STARTED]
     with subprocess.Popen(
-        command, env=_environment(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, env=environment_of(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as started:
         assert started.stdin is not None and started.stdout is not None
         line = "none"
@@ -68,11 +68,6 @@ def cluster(home: Path) -> Iterator[Cluster]:
         assert line, "Ray did not start"
         yield Cluster(line.split()[1], list(_listening({process.pid for process in below(started.pid)})))
         started.stdin.close()
-
-
-def _environment(home: Path, **changes: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, "HOME": str(home), "PYTHONPATH": str(REPOSITORY / "platform"), **changes}
 
 
 def _listening(pids: set[int]) -> Iterator[tuple[str, int]]:
@@ -137,12 +132,12 @@ def _reached(address: str) -> str:
 @pytest.mark.parametrize("token", ["", "0" * 64])
 def test_nobody_gets_into_the_cluster_without_the_token(token: str, cluster: Cluster, tmp_path: Path) -> None:
     changes = {"RAY_AUTH_MODE": "token" if token else "disabled", "RAY_AUTH_TOKEN": token}
-    refused = _asked(cluster, _environment(tmp_path, **changes))
+    refused = _asked(cluster, environment_of(tmp_path, **changes))
     assert refused.returncode != 0 and refused.stdout == "" and "Unauthenticated" in refused.stderr
 
 
 def test_whoever_has_the_token_gets_in(cluster: Cluster, home: Path) -> None:
-    answered = _asked(cluster, _environment(home, RAY_AUTH_MODE="token"))
+    answered = _asked(cluster, environment_of(home, RAY_AUTH_MODE="token"))
     assert answered.stdout == "1 node\n", answered.stderr
 
 

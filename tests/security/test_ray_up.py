@@ -15,17 +15,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from benchmarks.hosts import Host, Hosts, missing, until
+from tests.security.conftest import REPOSITORY, environment_of
 from tests.security.test_secrets import OTHERS, SECRET
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[2]
 SSHD = Path("/usr/sbin/sshd")
 DASHBOARD_PORT = 18265
 _LACKING = [tool for tool in ("rsync", "ssh", "ssh-keygen", str(SSHD)) if shutil.which(tool) is None]
@@ -46,7 +46,7 @@ class User:
         done = subprocess.run(
             [str(Path(sys.prefix) / "bin" / command[0]), *command[1:]],
             cwd=REPOSITORY,
-            env=_environment(self.home),
+            env=environment_of(self.home, RAY_AUTH_MODE="token"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -55,6 +55,9 @@ class User:
         )
         assert done.returncode == 0, done.stdout[-3000:]
         return done.stdout
+
+    def await_worker(self) -> None:
+        until(lambda: bool(self.worker.processes("raylet/raylet")), 180, "no raylet on the worker", every_s=1)
 
     @property
     def token(self) -> str:
@@ -127,17 +130,12 @@ def _with_own_addresses(text: str, hosts: Hosts, key: Path) -> str:
     return text
 
 
-def _environment(home: Path) -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, "HOME": str(home), "RAY_AUTH_MODE": "token", "PYTHONPATH": str(REPOSITORY / "platform")}
-
-
 @pytest.fixture(scope="module")
 def dashboard(user: User) -> Iterator[str]:
     """As the file says: forwarded to this machine's loopback."""
     forwarding = subprocess.Popen(
         [str(Path(sys.prefix) / "bin" / "ray"), "dashboard", str(user.cluster_file), "--port", str(DASHBOARD_PORT)],
-        env=_environment(user.home),
+        env=environment_of(user.home, RAY_AUTH_MODE="token"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -151,7 +149,7 @@ def dashboard(user: User) -> Iterator[str]:
 
 
 def test_the_worker_joins_by_itself(user: User) -> None:
-    until(lambda: bool(user.worker.processes("raylet/raylet")), 180, "no raylet on the worker", every_s=1)
+    user.await_worker()
     until(
         lambda: " 2 local.cluster.node" in user.call("ray", "exec", str(user.cluster_file), "ray status"), 60, "alone"
     )
@@ -160,7 +158,7 @@ def test_the_worker_joins_by_itself(user: User) -> None:
 def test_a_submitted_job_runs_there_and_leaves_no_secret(
     user: User, dashboard: str, store: tuple[int, list[str]], job_file: Path, tmp_path: Path
 ) -> None:
-    until(lambda: bool(user.worker.processes("raylet/raylet")), 180, "no raylet on the worker", every_s=1)
+    user.await_worker()
     runs, (port, seen) = tmp_path / "runs", store
     uri = f"http://ann:${{PASSWORD}}@{user.outside}:{port}"
     settings = ["scale.workers=1", f"storage.folder={runs}", f"record.tracking_uri={uri}"]

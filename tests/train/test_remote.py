@@ -274,18 +274,21 @@ def test_a_driver_killed_at_a_random_time_goes_on_from_an_empty_machine(
     choice, uri = random.Random(seed), f"{runs}/killed-{seed}"
     (tmp_path / "job.yaml").write_text(dump_job(job))
     command: tuple[str, ...] = ("run", str(tmp_path / "job.yaml"), "--out", uri)
+    noted = 1
     for _ in range(2):
         before = newest_step(uri)
         driver = Driver(*command)
         # On a fast machine the run may be done before it is killed a second time.
         until(lambda before=before, driver=driver: newest_step(uri) > before or driver.process.poll() is not None)
-        time.sleep(choice.uniform(0.0, 1.0))
+        time.sleep(choice.uniform(0.0, 3.0))
+        with working_copy(uri) as there:
+            noted = max(noted, len(starts(there.path)))
         driver.kill("driver", choice)
         command = ("resume", uri)
     assert planaria.resume(uri).status == "done"
     folder = same(uri, tmp_path / "copy", undisturbed)
     assert json.loads((folder / "summary.json").read_text())["rows_repeated"] == 0
-    assert starts(folder), "one that was killed within seconds may not have got its own there"
+    assert len(starts(folder)) >= noted
 
 
 @pytest.mark.slow
