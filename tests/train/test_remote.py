@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -248,6 +249,45 @@ def test_journals_of_the_embedded_store_stay_with_it(s3: S3, tmp_path: Path) -> 
     assert names(uri) == {"job.yaml"}
 
 
+def test_a_summary_that_is_there_never_tells_more_than_the_tables_there(s3: S3, tmp_path: Path) -> None:
+    """A run whose summary is done is not written again, so a kill at any time must leave its tables there too."""
+    uri = f"{s3.bucket('order')}/runs/a"
+    filesystem, root = fs.FileSystem.from_uri(uri)
+    local = tmp_path / "a"
+    local.mkdir()
+    kept, numbers = mirror.Mirror(uri, local), itertools.count()
+    tables = ("a.parquet", "steps.parquet", "zz.parquet")
+
+    def there(name: str) -> int:
+        return int(filesystem.open_input_stream(f"{root}/{name}").read())
+
+    def write_all() -> None:
+        """As rank 0 does: the summary last."""
+        number = next(numbers)
+        for name in (*tables, "summary.json"):
+            (local / name).write_text(f"{number:04d}")
+
+    def between(work: Callable[..., Any]) -> Callable[..., Any]:
+        def worked(*arguments: Any) -> Any:
+            write_all()
+            result = work(*arguments)
+            if "summary.json" in names(uri):
+                assert {name: there(name) >= there("summary.json") for name in tables} == dict.fromkeys(tables, True)
+            write_all()
+            return result
+
+        return worked
+
+    write_all()
+    with pytest.MonkeyPatch.context() as at_the_worst_times:
+        for method in ("_units_here", "_put"):
+            at_the_worst_times.setattr(kept, method, between(getattr(kept, method)))
+        for _ in range(3):
+            kept.settle()
+    kept.settle()
+    assert {there(name) for name in (*tables, "summary.json")} == {next(numbers) - 1}
+
+
 # -- faults
 
 
@@ -274,21 +314,21 @@ def test_a_driver_killed_at_a_random_time_goes_on_from_an_empty_machine(
     choice, uri = random.Random(seed), f"{runs}/killed-{seed}"
     (tmp_path / "job.yaml").write_text(dump_job(job))
     command: tuple[str, ...] = ("run", str(tmp_path / "job.yaml"), "--out", uri)
-    noted = 1
+    begun = 0
     for _ in range(2):
         before = newest_step(uri)
+        with working_copy(uri) as there:
+            begun += there.read_json(there.summary).get("status") != "done"
         driver = Driver(*command)
         # On a fast machine the run may be done before it is killed a second time.
         until(lambda before=before, driver=driver: newest_step(uri) > before or driver.process.poll() is not None)
         time.sleep(choice.uniform(0.0, 3.0))
-        with working_copy(uri) as there:
-            noted = max(noted, len(starts(there.path)))
         driver.kill("driver", choice)
         command = ("resume", uri)
     assert planaria.resume(uri).status == "done"
     folder = same(uri, tmp_path / "copy", undisturbed)
     assert json.loads((folder / "summary.json").read_text())["rows_repeated"] == 0
-    assert len(starts(folder)) >= noted
+    assert len(starts(folder)) >= begun, "each is there before the first step"
 
 
 @pytest.mark.slow

@@ -79,6 +79,7 @@ class Keeper:
             self._at_once(lambda: self.summarise(self.run.summary("running")), WHILE_OTHERS_WAIT_S)
         else:
             self._at_once(lambda: self.save("running", first), WHILE_OTHERS_WAIT_S)
+        self._try(self.folder.settle, "this start is not counted where the run is kept")
 
     def _note_start(self) -> None:
         line = {"time": time.time(), "step": self.run.step, "workers": self.run.group.size, "message": self.message}

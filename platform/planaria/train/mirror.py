@@ -36,6 +36,7 @@ _LARGEST_BYTES = 1 << 30
 """Nothing that is fetched is larger."""
 _LAST_OF_A_MODEL = "model.safetensors"
 """Files are put in the order of their names, so that a model that has this one is whole."""
+_SUMMARY = "summary.json"
 _STORE = "mlflow.db"
 """How names of the embedded store and of SQLite's journals begin: a journal beside another store would break that."""
 
@@ -167,8 +168,8 @@ class Mirror:
                     self._filesystem.delete_dir(f"{self._root}/{artifacts}")
                 for path in sorted((self.local / artifacts).rglob("*")):
                     if path.is_file():
-                        self._put(str(path.relative_to(self.local)), path)
-                self._put(database, copy)
+                        self._put(str(path.relative_to(self.local)), path.read_bytes())
+                self._put(database, copy.read_bytes())
 
     def _look(self) -> None:
         """As `check_held`, by a look now."""
@@ -176,7 +177,9 @@ class Mirror:
         self.check_held()
 
     def _push(self) -> None:
+        told = self._told()
         here = self._units_here()
+        here.pop(_SUMMARY, None)
         for unit in list(self._gone - here.keys()):
             self._drop_there(unit)
         self._gone.clear()
@@ -184,11 +187,22 @@ class Mirror:
             if self._here.get(unit) != files:
                 try:
                     for name, *_ in files:
-                        self._put(name, self.local / name)
+                        self._put(name, (self.local / name).read_bytes())
                 except FileNotFoundError:  # as below
                     continue
                 self._here[unit] = files
                 self._just_put.add(unit)
+        if told is not None and self._here.get(_SUMMARY) != told[0]:
+            self._put(_SUMMARY, told[1])
+            self._here[_SUMMARY] = told[0]
+            self._just_put.add(_SUMMARY)
+
+    def _told(self) -> tuple[Files, bytes] | None:
+        """The summary as it is now. What it tells of was written before it, so what is put between this look and the
+        summary itself is no older: a run that is done there is there whole, whenever this process is killed."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._looks((_SUMMARY,)), (self.local / _SUMMARY).read_bytes()
+        return None
 
     def _pull(self, models: bool = True) -> None:
         here, there = self._units_here(), self._units_there(models)
@@ -219,9 +233,12 @@ class Mirror:
         found: Units = {}
         for unit, inside in units.items():
             with contextlib.suppress(FileNotFoundError):
-                stats = [(name, (self.local / name).stat()) for name in inside]
-                found[unit] = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+                found[unit] = self._looks(inside)
         return found
+
+    def _looks(self, names: tuple[str, ...]) -> Files:
+        stats = [(name, (self.local / name).stat()) for name in names]
+        return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
     def _units_there(self, models: bool) -> Units:
         infos = [info for info in self._listed("") if info.is_file and (info.size or 0) <= _LARGEST_BYTES]
@@ -263,8 +280,7 @@ class Mirror:
         (partial / unit).replace(target)
         partial.rmdir()
 
-    def _put(self, name: str, path: Path) -> None:
-        content = path.read_bytes()
+    def _put(self, name: str, content: bytes) -> None:
         with self._filesystem.open_output_stream(f"{self._root}/{name}") as stream:
             stream.write(content)
 
