@@ -298,11 +298,11 @@ def test_storage_that_cannot_be_reached_for_a_while_costs_nothing(
     """The server is away while the run goes on, between two checkpoints, and when its last word is due."""
     uri = f"{runs}/away"
     patient = job.model_copy(update={"storage": job.storage.model_copy(update={"checkpoint_every_s": 600.0})})
-    back = threading.Timer(12.0, s3.start)
-    once(lambda: "summary.json" in names(uri), lambda: (s3.stop(), back.start()))
+    back = threading.Event()
+    once(lambda: "summary.json" in names(uri), s3.stop)
+    once(lambda: "trying again for up to" in caplog.text, lambda: (time.sleep(3.0), s3.start(), back.set()))
     assert launch.run(patient, out=uri).status == "done"
-    back.join()
-    assert "cannot be reached" in caplog.text and "trying again" in caplog.text
+    assert back.wait(60) and "cannot be reached" in caplog.text
     same(uri, tmp_path / "copy", undisturbed)
 
 
