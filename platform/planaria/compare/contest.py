@@ -155,6 +155,7 @@ def _policy_settings(policy: str) -> list[str]:
 
 def _one(name: str, job: Job, base: Path, interval: int, pythons: Mapping[str, str]) -> Outcome:
     """In a process of its own, on one thread: side by side, several would only get in each other's way."""
+    import pandas  # noqa: F401 - comes with pyarrow's first array, as river has it from the beginning
     import torch
     import torch._dynamo  # comes with torch's first optimizer: a second that is not learning, as other imports are not
 

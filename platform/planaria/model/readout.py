@@ -71,13 +71,14 @@ class Readout(nn.Module):
         recognised_BC = (sure_BK[..., None] * solved_BXC[:, self.concepts_from :]).sum(1)
         return torch.cat((solved_BXC[:, :1], recognised_BC[:, None], solved_BXC[:, 1 : self.concepts_from]), 1)
 
-    def answer(self, described_BD: Tensor) -> Tensor:
-        """What is added to the transformer's output: logits, or standardised targets. Shape [B, C]."""
-        return (self.experts(described_BD) * self.trust_V[:-1, None].float()).sum(1)
+    def answer(self, said_BEC: Tensor) -> Tensor:
+        """What is added to the transformer's output, of what the experts say: logits, or standardised targets. Shape
+        [B, C]."""
+        return (said_BEC * self.trust_V[:-1, None].float()).sum(1)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """`answer` of raw rows."""
-        return self.answer(self.describe(features))
+        return self.answer(self.experts(self.describe(features)))
 
     # -- the solved regressions, as they are written; each is a view of shape [D, C]
 

@@ -2,7 +2,7 @@
 
 Equal on every worker: rows are described where they are learned from, and the descriptions summed with the gradients.
 Legend: B fresh and judged rows, D features and the constant 1, V voices (the experts and the transformer), C outputs,
-W = D + C.
+W = D + V x C.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Passed(NamedTuple):
     """Of what is answered."""
     answered_error_B: Tensor
     told_BW: Tensor | None
-    """Where there is a readout, each row's description and what the transformer by itself says of it."""
+    """Where there is a readout, each row's description, and what the voices say of it."""
 
 
 def pass_through(
@@ -72,7 +72,8 @@ def pass_through(
             error_B = row_error(task, trained_BC, target_B)
         return Passed(trained_BC, loss_B, torch.dot(loss_B, share_B), loss_B.detach(), error_B, None)
     described_BD = model.readout.describe(features)
-    read_BC = model.readout.answer(described_BD)
+    said_BEC = model.readout.experts(described_BD)
+    read_BC = model.readout.answer(said_BEC)
     alone_BC = model.output.standard(model.hidden(features))
     trained_BC = model.output.in_units(alone_BC + read_BC)
     loss_B = row_loss(task, trained_BC, target_B, spread)
@@ -80,7 +81,7 @@ def pass_through(
         answered_BC = model.output.in_units(alone_BC * model.readout.trust_V[-1] + read_BC)
         answered_loss_B = row_loss(task, answered_BC, target_B, spread)
         error_B = row_error(task, answered_BC, target_B)
-        told_BW = torch.cat((described_BD, alone_BC), 1)
+        told_BW = torch.cat((described_BD, said_BEC.flatten(1), alone_BC), 1)
     return Passed(trained_BC, loss_B, torch.dot(loss_B, share_B), answered_loss_B, error_B, told_BW)
 
 
@@ -143,7 +144,7 @@ class Reading:
 
     def width(self, model: ElasticTransformer) -> int:
         """Numbers of each fresh or judged row that the workers sum up."""
-        return 0 if model.readout is None else model.readout.size + model.blueprint.outputs
+        return 0 if model.readout is None else model.readout.size + model.readout.trust_V.numel() * model.blueprint.outputs
 
     def withhold(self, rows: Iterable[int]) -> None:
         """Do not learn from these rows of the stream."""
@@ -165,12 +166,12 @@ class Reading:
         if model.readout is None or self.settings is None:
             return
         told_BW = told.view(len(target), -1)
-        described_BD, alone_BC = told_BW[:, : model.readout.size], told_BW[:, model.readout.size :]
+        described_BD, said_BW = told_BW[:, : model.readout.size], told_BW[:, model.readout.size :]
         target_BC = self._columns(model, target)
         fresh = len(learned)
         weight_B = torch.ones(len(target), dtype=torch.float64, device=target.device)
         weight_B[fresh:] = self.settings.memory_weight * fresh / max(1, len(target) - fresh)
-        self._judge(model, described_BD, alone_BC, target_BC, weight_B)
+        self._judge(model, said_BW.reshape(len(target), -1, model.blueprint.outputs), target_BC, weight_B)
         described_BD, target_BC = described_BD[:fresh][learned], target_BC[:fresh][learned]
         key = self._key(present)
         if not self.spans or self.spans[-1][1] != key:
@@ -281,14 +282,12 @@ class Reading:
 
     # -- what answers
 
-    def _judge(
-        self, model: ElasticTransformer, described_BD: Tensor, alone_BC: Tensor, target_BC: Tensor, weight_B: Tensor
-    ) -> None:
+    def _judge(self, model: ElasticTransformer, said_BVC: Tensor, target_BC: Tensor, weight_B: Tensor) -> None:
         """How far each expert and the transformer are to be trusted: Newton's method on the loss of their weighted sum,
         on what they said beforehand."""
         readout = model.readout
         assert readout is not None and self.settings is not None
-        said_BVC = torch.cat((readout.experts(described_BD), alone_BC[:, None]), 1).double()
+        said_BVC = said_BVC.double()
         told_BC = self._told(model, target_BC).double()
         fade = 0.5 ** (len(target_BC) / self.settings.trust_half_life)
         answer_BC = (said_BVC * readout.trust_V[:, None]).sum(1)
