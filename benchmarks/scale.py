@@ -41,7 +41,7 @@ from planaria.stream import open_stream
 from planaria.train.folder import RunFolder
 from planaria.train.group import Alone, Group, TorchGroup
 from planaria.train.keeper import Keeper
-from planaria.train.lifelong import Lifelong
+from planaria.train.lifelong import Lifelong, Summed
 from planaria.train.worker import live
 
 WORKERS, ROWS_EACH = (1, 2, 4, 8), (16, 64, 256, 1_024)
@@ -153,13 +153,11 @@ class Told(Alone):
         self.lengths: list[int] = []
 
     def sum(self, vector: Tensor) -> Tensor:
-        *_, statistics = torch.split(vector[-sum(self.lengths) :], self.lengths)
-        rows, beside = self.run.job.batch_rows, self.run._beside_rows
-        scores_B2 = statistics[: 2 * rows].view(rows, 2)
-        scores_B2.copy_(_repeated(scores_B2))
-        width = self.run.blueprint.outputs + self.run.sketch.features
-        watched_NW = statistics[2 * rows : -beside].view(-1, width)
-        watched_NW.copy_(_repeated(watched_NW))
+        summed = Summed(*torch.split(vector[-sum(self.lengths) :], self.lengths))
+        scores_B2 = summed.scores.view(2, -1).T
+        outputs_NC = summed.outputs.view(-1, self.run.blueprint.outputs)
+        for rows_NW in (scores_B2, outputs_NC, summed.sketches.view(-1, self.run.sketch.features)):
+            rows_NW.copy_(_repeated(rows_NW))
         return vector
 
 

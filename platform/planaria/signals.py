@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -119,6 +120,14 @@ class StepScores:
     """Cross-entropy in nats, or the squared error in units of the target's running variance."""
     error_B: npt.NDArray[np.float32]
     """1 where the predicted class is wrong, or the absolute error in the target's own units."""
+
+    @cached_property
+    def loss_sum(self) -> float:
+        return float(self.loss_B.sum(dtype=np.float64))
+
+    @cached_property
+    def error_sum(self) -> float:
+        return float(self.error_B.sum(dtype=np.float64))
 
 
 @dataclass(frozen=True)

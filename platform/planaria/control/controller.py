@@ -114,10 +114,9 @@ class Controller:
         """Take in a step that cost `passes` row-passes of training."""
         self.pulse.update(report)
         self.passes_trained += passes
-        loss = float(report.loss_B.sum(dtype="float64"))
         for outcome in self.open:
             outcome.rows += len(report.loss_B)
-            outcome.loss_sum += loss
+            outcome.loss_sum += report.loss_sum
         mean = self.policy.budget.mean_heads
         if mean is not None:  # dual ascent on the budget: the price is its multiplier
             used = sum(map(len, self.births)) / len(self.births)

@@ -30,7 +30,7 @@ class Pulse:
 
     def update(self, report: StepScores) -> None:
         rows = len(report.loss_B)
-        loss, error = float(report.loss_B.mean()), float(report.error_B.mean())
+        loss, error = report.loss_sum / rows, report.error_sum / rows
         self.loss_fast = _average(self.loss_fast, loss, rows, FAST_ROWS, self.samples)
         self.loss_middle = _average(self.loss_middle, loss, rows, MIDDLE_ROWS, self.samples)
         self.loss_slow = _average(self.loss_slow, loss, rows, SLOW_ROWS, self.since_shift)

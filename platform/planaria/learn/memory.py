@@ -112,17 +112,21 @@ class ReplayMemory:
         draws_B2 = self._admit.at(first_row).random((len(target_B), 2))
         at_N = np.flatnonzero(offered_B)
         label_N = target_B[at_N].astype(np.int64) if self.balanced else np.zeros(len(at_N), np.int64)
-        chosen = []
-        for at, label, draw_2 in zip(at_N.tolist(), label_N.tolist(), draws_B2[at_N].tolist(), strict=True):
-            slot = self._slot_for(label, draw_2)
+        chosen, sampled = [], self.kind in ("reservoir", "class_balanced")
+        for at, label, (which, whether) in zip(at_N.tolist(), label_N.tolist(), draws_B2[at_N].tolist(), strict=True):
+            self.seen += 1
+            seen = self.seen_per_class[label] = self.seen_per_class.get(label, 0) + 1
+            if sampled and label in self._full:  # as nearly always
+                own = self._slots_per_class[label]
+                slot = own[int(which * len(own))] if whether * seen < len(own) else None
+            else:
+                slot = self._slot_for(label, seen, (which, whether))
             if slot is not None:
                 chosen.append((at, slot))
         return chosen
 
-    def _slot_for(self, label: int, draw_2: list[float]) -> int | None:
-        """Where the row goes, if anywhere."""
-        self.seen += 1
-        seen = self.seen_per_class[label] = self.seen_per_class.get(label, 0) + 1
+    def _slot_for(self, label: int, seen: int, draw_2: tuple[float, float]) -> int | None:
+        """Where the row goes, if anywhere; `seen` rows of its class came so far, this one included."""
         own = self._slots_per_class.setdefault(label, [])
         if self.rows < self.capacity:
             own.append(self.rows)

@@ -88,7 +88,10 @@ class ScenarioStream:
         last = max(stop - 1, start) // PLAN_ROWS
         blocks = [self._plan(number) for number in range(start // PLAN_ROWS, last + 1)]
         within = slice(start % PLAN_ROWS, start % PLAN_ROWS + len(rows))
-        contexts, origin, target = (np.concatenate(parts)[within] for parts in zip(*blocks, strict=True))
+        if len(blocks) == 1:
+            contexts, origin, target = (part[within] for part in blocks[0])
+        else:
+            contexts, origin, target = (np.concatenate(parts)[within] for parts in zip(*blocks, strict=True))
         self._furthest = max(self._furthest, start + len(rows))
         if self._pool.labels:
             target = self._numbered(target)
@@ -164,16 +167,19 @@ class ScenarioStream:
 
     def _numbered(self, classes: npt.NDArray[Any]) -> Integers:
         """Class numbers in order of first appearance."""
-        for class_ in in_order(classes[self._number_of_class[classes] == UNRESOLVED]):
+        numbers: Integers = self._number_of_class[classes]
+        new = numbers == UNRESOLVED
+        if not new.any():
+            return numbers
+        for class_ in in_order(classes[new]):
             self._number_of_class[class_] = len(self._class_of_number)
             self._class_of_number.append(int(class_))
         return np.asarray(self._number_of_class[classes], np.int64)
 
     def _features(self, pool: Pool, contexts: Integers, origin: Integers, rows: Integers) -> Features:
-        present = np.unique(contexts)
-        if len(present) == 1:
-            return self._contexts[int(present[0])].transform(pool.take(origin), rows)
-        features = pool.take(origin)
+        if len(contexts) and (contexts == contexts[0]).all():
+            return self._contexts[int(contexts[0])].transform(pool.take(origin), rows)
+        features, present = pool.take(origin), np.unique(contexts)
         for number in present:
             mine = np.flatnonzero(contexts == number)
             part = {name: values[mine] for name, values in features.items()}

@@ -113,8 +113,9 @@ class Account:
     def add(self, seen: StepScores, seconds: float, opened: Sequence[float] = ()) -> None:
         """A step was learned from. `opened` is the share of its rows that each gate was open to."""
         totals, count = self.totals, len(seen.loss_B)
-        loss, error = float(seen.loss_B.sum(dtype=np.float64)), float(seen.error_B.sum(dtype=np.float64))
-        squared_error = float(np.square(seen.error_B, dtype=np.float64).sum())
+        loss, error = seen.loss_sum, seen.error_sum
+        counted = self.task == "classification"  # 0 or 1
+        squared_error = error if counted else float(np.square(seen.error_B, dtype=np.float64).sum())
         totals.samples += count
         totals.row_number_sum += count * seen.start + count * (count - 1) // 2
         totals.loss += loss

@@ -96,7 +96,7 @@ class Gating:
     @torch.no_grad()
     def stepped(self, model: ElasticTransformer, seen: Tensor, rows: int, row: int) -> None:
         """After a step of so many rows, whose workers' sums are `seen`. `row` is the step's first."""
-        if not len(seen):
+        if not seen.numel():
             self.opened = ()
             return
         blueprint = model.blueprint

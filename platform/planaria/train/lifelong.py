@@ -101,6 +101,8 @@ _EVALUATION_ROWS = 512
 _BESIDE_ROWS = 2 + 3
 """Numbers of a step that are no row's: CPU seconds and joules that were spent, and the fields of a Tick. They are
 followed by the seconds that each worker computed in the step before."""
+_SCORED = 5
+"""From which of the fields of Summed on they are known to the processor after every step."""
 
 
 class Tick(NamedTuple):
@@ -113,6 +115,29 @@ class Tick(NamedTuple):
 
 
 QUIET = Tick()
+
+
+class Summed(NamedTuple):
+    """What the step's collective adds up beside gradients, as parts of one vector; most of them are often empty."""
+
+    reference: Tensor
+    """The replayed rows' gradient, where it is kept apart."""
+    usage: Tensor
+    """What hidden units did, where it is watched."""
+    opened: Tensor
+    """What gates did."""
+    lost_again: Tensor
+    """Replayed rows' losses, where the memory asks."""
+    told: Tensor
+    """What a readout learns from watched rows and is judged by."""
+    scores: Tensor
+    """Fresh rows' losses, and then their errors."""
+    outputs: Tensor
+    """Of each watched row."""
+    sketches: Tensor
+    """Of each watched row."""
+    beside: Tensor
+    """What the workers spent, rank 0's wishes, and how long each worker computed."""
 
 
 class Lifelong:
@@ -333,31 +358,35 @@ class Lifelong:
         alone = self.group.size == 1 and self.shards == 1
         own = own_shards(self.group.rank, self.group.size, self.shards)
         vectors: list[Tensor] = []
+        lengths = self._lengths(len(rows), len(watched), len(replay), len(judged))
         for part in share_out(len(rows), replay, judged, self.shards, own):
             for parameter in self.parameters:
                 parameter.grad = None
-            statistics = self._shard(part, rows, watched, replay, judged)
+            beside_gradients = torch.zeros(sum(lengths), device=self.device)
+            summed = Summed(*beside_gradients.split_with_sizes(lengths))
+            self._shard(part, rows, watched, replay, judged, summed)
             if not vectors:
                 spent = self.meter.spent()
-                beside = np.zeros(self._beside_rows, np.float32)
+                beside = np.zeros(lengths[-1], np.float32)
                 wishes = wish if self.group.rank == 0 else QUIET
                 beside[:_BESIDE_ROWS] = (spent.cpu_seconds, spent.joules, *wishes)
                 beside[_BESIDE_ROWS + self.group.rank] = self._busy_s
-                statistics[-self._beside_rows :] = torch.from_numpy(beside)
-            vectors.append(statistics if alone else torch.cat((*self._flat_gradients(), statistics)))
-        summed = tree_sum(vectors)
+                summed.beside.copy_(torch.from_numpy(beside))
+            vectors.append(beside_gradients if alone else torch.cat((*self._flat_gradients(), beside_gradients)))
+        vector = tree_sum(vectors)
         self._busy_s = time.perf_counter() - began
-        vector = self.group.sum(summed)
+        vector = self.group.sum(vector)
         if not alone:
             self._take_gradients(vector)
-        lengths = self._lengths(len(rows), len(watched), len(replay), len(judged))
-        reference, usage, opened, lost_again, told, statistics = vector[-sum(lengths) :].split_with_sizes(lengths)
+        summed = Summed(*vector[-sum(lengths) :].split_with_sizes(lengths))
         if self._projects:
-            self._take_gradients(project(torch.cat(self._flat_gradients()), reference))
+            self._take_gradients(project(torch.cat(self._flat_gradients()), summed.reference))
         self.protection.pull(self.parameters)
         self.pruning.masks.hold()
         length = clip_gradients(self.optimizer, self.job.policy.learner.clip_norm)
-        scores, seen, beside_rows = self._unpack(statistics, rows, watched)
+        known = vector[-sum(lengths[_SCORED:]) :].cpu().numpy()
+        scores, seen = self._unpack(known, rows, watched)
+        beside_rows = known[-lengths[-1] :]
         (cpu_seconds, joules, *agreed), self.busy_W = beside_rows[:_BESIDE_ROWS], beside_rows[_BESIDE_ROWS:]
         if not (np.isfinite(scores.loss_B).all() and np.isfinite(length)):
             raise RunError(
@@ -366,14 +395,14 @@ class Lifelong:
             )
         self.optimizer.step()
         self.protection.stepped(self.parameters, len(rows) + len(replay))
-        self.gating.stepped(self.model, opened, len(rows), self.row)
-        self.renewing.renew(self.model, self.optimizer, usage, self._surgery_seed())
-        if len(lost_again):
-            self.memory.loss[replay] = lost_again.cpu().numpy()
+        self.gating.stepped(self.model, summed.opened, len(rows), self.row)
+        self.renewing.renew(self.model, self.optimizer, summed.usage, self._surgery_seed())
+        if summed.lost_again.numel():
+            self.memory.loss[replay] = summed.lost_again.cpu().numpy()
         if self.task == "regression":
             self.model.output.observe(self._target(rows.target))
         self._note_energy(float(cpu_seconds), float(joules))
-        return scores, seen, Tick(*(bool(one) for one in agreed)), told
+        return scores, seen, Tick(*(bool(one) for one in agreed)), summed.told
 
     def _note_energy(self, cpu_seconds: float, joules: float) -> None:
         self.account.add_energy(cpu_seconds, joules, self.meter.method)
@@ -412,17 +441,15 @@ class Lifelong:
         watched: npt.NDArray[np.int64],
         replay: npt.NDArray[np.int64],
         judged: npt.NDArray[np.int64],
-    ) -> Tensor:
-        """Forward and backward of one shard; returns its rows' statistics in the layout that `_unpack` reads."""
+        summed: Summed,
+    ) -> None:
+        """Forward and backward of one shard; its rows' share of what is summed goes into `summed`, which is 0."""
         low, high = part.fresh.start, part.fresh.stop
         slots = replay[part.replayed]
         total = len(rows)
-        lengths = self._lengths(total, len(watched), len(replay), len(judged))
-        everything = torch.zeros(sum(lengths), device=self.device)
-        reference, usage, opened, lost_again, told, statistics = everything.split_with_sizes(lengths)
         beside = np.concatenate((slots, judged[part.judged]))
         if high == low and not len(beside):
-            return everything
+            return
         fresh = rows.select(part.fresh)
         batch = _join(fresh, self.memory.select(beside)) if len(beside) else fresh
         target = self._target(np.concatenate((rows.target[low:high], self.memory.target[beside])))
@@ -436,18 +463,20 @@ class Lifelong:
         share_B[count : count + len(slots)] = (replay_weight or 0.0) / max(1, len(replay))
         places = (np.arange(total), part.fresh), (replay, part.replayed), (judged, part.judged)
         gating = self.gating.watching(self.model, self.step, places)
-        with self._precision(), self.renewing.watching(self.model, usage, total + len(replay)), gating:
+        with self._precision(), self.renewing.watching(self.model, summed.usage, total + len(replay)), gating:
             passed = passing(self.model, features, target, torch.from_numpy(share_B).to(self.device))
         output, loss, objective = passed.trained_BC, passed.loss_B, passed.cost
         if replay_weight is None or self.protection.teaches or self._projects:
-            objective = self._objective_of(part, rows, replay, features, target, output, loss, learned, reference)
-        if len(opened):
+            objective = self._objective_of(
+                part, rows, replay, features, target, output, loss, learned, summed.reference
+            )
+        if summed.opened.numel():
             held_in = ~rows.held_out[part.fresh]
-            objective = objective + self.gating.cost(self.model, opened, held_in, total, self.row) / learned
+            objective = objective + self.gating.cost(self.model, summed.opened, held_in, total, self.row) / learned
         objective.backward()
         with torch.no_grad():
-            if len(lost_again):
-                lost_again[part.replayed] = loss[count : count + len(slots)]
+            if summed.lost_again.numel():
+                summed.lost_again[part.replayed] = loss[count : count + len(slots)]
             everything_watched = len(watched) == total
             first, last = (low, high) if everything_watched else np.searchsorted(watched, (low, high)).tolist()
             own: slice | Tensor = slice(0, count)
@@ -455,17 +484,16 @@ class Lifelong:
                 own = torch.from_numpy(watched[first:last] - low).to(self.device)
                 fresh = {name: column[watched[first:last] - low] for name, column in fresh.items()}
             if passed.told_BW is not None:
-                told_BW = told.view(len(watched) + len(judged), -1)
+                told_BW = summed.told.view(len(watched) + len(judged), -1)
                 told_BW[first:last] = passed.told_BW[own]
                 told_BW[len(watched) :][part.judged] = passed.told_BW[count + len(slots) :]
             if count:
-                scores_B2 = statistics[: 2 * total].view(total, 2)[low:high]
-                scores_B2[:, 0], scores_B2[:, 1] = passed.answered_loss_B[:count], passed.answered_error_B[:count]
+                summed.scores[low:high] = passed.answered_loss_B[:count]
+                summed.scores[total + low : total + high] = passed.answered_error_B[:count]
             if last > first:
-                sketch = torch.from_numpy(self.sketch(fresh)).to(self.device)
-                of_watched = statistics[2 * total : -self._beside_rows].view(len(watched), -1)
-                of_watched[first:last] = torch.cat((output[own], sketch), 1)
-        return everything
+                summed.outputs.view(len(watched), -1)[first:last] = output[own]
+                sketch_BF = torch.from_numpy(self.sketch(fresh))
+                summed.sketches.view(len(watched), -1)[first:last] = sketch_BF.to(self.device)
 
     def _objective_of(
         self,
@@ -520,20 +548,18 @@ class Lifelong:
         return self.job.policy.learner.loss == "a_gem"
 
     def _lengths(self, rows: int, watched: int, replayed: int, judged: int) -> list[int]:
-        """Of the parts of what a shard returns: the replayed rows' gradient, where it is kept apart; what hidden units
-        did, where it is watched; what gates did; replayed rows' losses, where the memory asks; what a readout learns
-        from watched rows and is judged by; statistics, which are each fresh row's loss and error, each watched row's
-        outputs and sketch, what the workers spent, rank 0's wishes and how long each worker computed."""
-        reference = sum(p.numel() for p in self.parameters) if self._projects else 0
-        statistics = 2 * rows + watched * (self.blueprint.outputs + SKETCH_FEATURES) + self._beside_rows
-        again = replayed if self.memory.kind == "loss_aware" else 0
-        told = (watched + judged) * self.reading.width(self.model)
-        gates = self.gating.length(self.model)
-        return [reference, self.renewing.length(self.model), gates, again, told, statistics]
-
-    @property
-    def _beside_rows(self) -> int:
-        return _BESIDE_ROWS + self.group.size
+        """Of the fields of Summed."""
+        return [
+            sum(p.numel() for p in self.parameters) if self._projects else 0,
+            self.renewing.length(self.model),
+            self.gating.length(self.model),
+            replayed if self.memory.kind == "loss_aware" else 0,
+            (watched + judged) * self.reading.width(self.model),
+            2 * rows,
+            watched * self.blueprint.outputs,
+            watched * SKETCH_FEATURES,
+            _BESIDE_ROWS + self.group.size,
+        ]
 
     @property
     def _replayed(self) -> int:
@@ -543,13 +569,13 @@ class Lifelong:
         return 0 if learner.loss == "naive" else round(learner.replay_ratio * self.job.batch_rows)
 
     def _unpack(
-        self, statistics: Tensor, rows: Rows, watched: npt.NDArray[np.int64]
-    ) -> tuple[StepScores, StepReport, npt.NDArray[np.float32]]:
-        total, outputs = len(rows), self.blueprint.outputs
-        flat = statistics.cpu().numpy()
-        score_2B = np.ascontiguousarray(flat[: 2 * total].reshape(total, 2).T)
-        of_watched = flat[2 * total : -self._beside_rows].reshape(len(watched), -1)
-        everything = len(watched) == total
+        self, known: npt.NDArray[np.float32], rows: Rows, watched: npt.NDArray[np.int64]
+    ) -> tuple[StepScores, StepReport]:
+        """`known` begins with the scores, outputs and sketches of Summed."""
+        total, count = len(rows), len(watched)
+        outputs_from, sketches_from = 2 * total, 2 * total + count * self.blueprint.outputs
+        sketches_to = sketches_from + count * SKETCH_FEATURES
+        score_2B, everything = known[:outputs_from].reshape(2, total), count == total
         scores = StepScores(self.step, rows.start, *score_2B)
         loss_B, error_B = score_2B if everything else score_2B[:, watched]
         report = StepReport(
@@ -558,12 +584,12 @@ class Lifelong:
             loss_B=loss_B,
             error_B=error_B,
             target_B=rows.target if everything else rows.target[watched],
-            output_BC=np.ascontiguousarray(of_watched[:, :outputs]),
-            sketch_BF=np.ascontiguousarray(of_watched[:, outputs:]),
+            output_BC=known[outputs_from:sketches_from].reshape(count, -1),
+            sketch_BF=known[sketches_from:sketches_to].reshape(count, -1),
             context_B=rows.context if isinstance(self.monitor, ToldMonitor) else None,
             row_B=None if everything else rows.start + watched,
         )
-        return scores, report, flat[-self._beside_rows :]
+        return scores, report
 
     def _flat_gradients(self) -> list[Tensor]:
         return [p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in self.parameters]

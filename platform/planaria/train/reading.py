@@ -144,7 +144,9 @@ class Reading:
 
     def width(self, model: ElasticTransformer) -> int:
         """Numbers of each fresh or judged row that the workers sum up."""
-        return 0 if model.readout is None else model.readout.size + model.readout.trust_V.numel() * model.blueprint.outputs
+        return (
+            0 if model.readout is None else model.readout.size + model.readout.trust_V.numel() * model.blueprint.outputs
+        )
 
     def withhold(self, rows: Iterable[int]) -> None:
         """Do not learn from these rows of the stream."""
