@@ -168,24 +168,20 @@ def ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float, first: int | None
     """What estimates the targets, pulled towards 0 as strongly as `pull_rows` rows of typical features would. The
     constant is not pulled. With `first`, of the features only so many first ones and the constant are used.
     Shape [D, C], float32."""
-    if float(gram_DD[-1, -1]) < 0.5:
+    rows = float(gram_DD[-1, -1])
+    if rows < 0.5:
         return torch.zeros_like(cross_DC, dtype=torch.float32)
-    if first is None:
-        return _solved(gram_DD, cross_DC, pull_rows).float()
-    used = torch.arange(first + 1, device=gram_DD.device)
-    used[-1] = len(gram_DD) - 1
-    weights_DC = torch.zeros_like(cross_DC, dtype=torch.float32)
-    weights_DC[used] = _solved(gram_DD[used[:, None], used], cross_DC[used], pull_rows).float()
-    return weights_DC
-
-
-def _solved(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float) -> Tensor:
-    """A feature that no row has yet is pulled to 0, and so are its products with others."""
-    system_DD = gram_DD.to(torch.float64, copy=True)
+    used_D = gram_DD.diagonal() > 1e-9  # of a table's columns, those of categories that it does not have are not
+    if first is not None:
+        used_D[first:-1] = False
+    met = torch.nonzero(used_D)[:, 0]
+    system_DD = gram_DD[met[:, None], met].double()
     pulled_D = system_DD.diagonal()
     pulled_D[:-1] += pull_rows
-    pulled_D[-1] *= 1 + 1e-6
-    return torch.cholesky_solve(cross_DC, torch.linalg.cholesky(system_DD))
+    pulled_D[-1] += 1e-6 * rows
+    weights_DC = torch.zeros_like(cross_DC, dtype=torch.float32)
+    weights_DC[met] = torch.cholesky_solve(cross_DC[met], torch.linalg.cholesky(system_DD)).float()
+    return weights_DC
 
 
 def _triangle(size: int) -> tuple[Tensor, Tensor]:

@@ -148,14 +148,14 @@ class Lifelong:
         self.task = stream.fields.task
         self.shards = job.scale.shard_count
         policy = job.policy
-        hold_back = policy.controller.kind != "none" or policy.learner.readout is not None
+        self.reading = Reading(policy.learner, self.task, job.seed)
+        hold_back = policy.controller.kind != "none" or self.reading.judges_memory
         share = Share(self.shards, own_shards(group.rank, group.size, self.shards))
         self.memory = ReplayMemory(policy.learner.memory, self.task, job.seed, hold_back, share)
         self.objective = build_objective(policy.learner)
         self.protection, self.renewing = Protection(policy.learner), Renewing(policy.learner)
         self.gating, self.pruning = Gating(policy, job.seed), Pruning(policy)
         self.adapting = Adapting(policy, job.seed)
-        self.reading = Reading(policy.learner, self.task, job.seed)
         self.compiling = Compiling(pass_through, job.model.compile_after_rows, device)
         self.monitor = build_monitor(policy.detector, self.task)
         self.sketch = Sketch(stream.fields, job.seed, SKETCH_FEATURES)

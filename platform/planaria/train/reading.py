@@ -138,9 +138,14 @@ class Reading:
         self._fading_since = [_CHUNK_ROWS] * len(self.fading)
         self._stale = True
 
+    @property
+    def judges_memory(self) -> bool:
+        """Whether it is remembered rows, too, that say how far each voice is to be trusted."""
+        return self.settings is not None and self.settings.memory_weight > 0
+
     def drawn(self, rows: int) -> int:
         """Remembered rows, never learned from, on which a step of so many fresh rows judges."""
-        return 0 if self.settings is None else max(1, rows // _JUDGED_SHARE)
+        return max(1, rows // _JUDGED_SHARE) if self.judges_memory else 0
 
     def width(self, model: ElasticTransformer) -> int:
         """Numbers of each fresh or judged row that the workers sum up."""
