@@ -3,8 +3,10 @@
     python -m benchmarks.peers.speed --avalanche peers/bin/python        (with avalanche-lib and safetensors)
 
 The same transformer, rows, fused AdamW, memory of 1,000 and as many replayed rows for all; no readout, no edits. Each
-has a process of its own; they take turns of some hundred rows, and what is reported are ratios of CPU seconds, medians
-over the turns. Writes benchmarks/results/peers_speed.json.
+has a process of its own; they take turns of some hundred rows, and a ratio is that of CPU seconds, the median over the
+turns. How a process happens to lie in memory changes its speed by several per cent for as long as it lives, so all are
+started several times: what is reported is the mean over the starts, and half of its 95% interval. Writes
+benchmarks/results/peers_speed.json.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 ROWS = 600
 """Of a turn."""
-TURNS, WARM_TURNS = 21, 6
+TURNS, WARM_TURNS = 15, 6
+STARTS = 5
 BATCHES = (10, 32, 128)
 COMPILE_AFTER_ROWS = 1_200
 
@@ -68,7 +71,8 @@ def export(place: Path) -> Path:
     return path
 
 
-def measure(batch: int, avalanche: str | None, place: Path) -> dict[str, Any]:
+def measure(batch: int, avalanche: str | None, place: Path) -> dict[str, dict[str, float]]:
+    """One start of all."""
     compiled = ("planaria compiled", "planaria compiled bfloat16", "planaria der++ compiled")
     own = ("bare", "planaria", "planaria der++", *compiled)
     commands = {which: [sys.executable, "-m", "benchmarks.peers.speed", "--turns", which, str(batch)] for which in own}
@@ -97,15 +101,28 @@ def measure(batch: int, avalanche: str | None, place: Path) -> dict[str, Any]:
             process.kill()
     seconds = {which: [turn["cpu_seconds"] for turn in each[WARM_TURNS:]] for which, each in turns.items()}
     return {
+        which: {
+            "rows_per_cpu_second": ROWS // batch * batch / statistics.median(s),
+            "times_bare": statistics.median(bare / own for bare, own in zip(seconds["bare"], s, strict=True)),
+            "peak_mib": turns[which][-1]["peak_mib"],
+        }
+        for which, s in seconds.items()
+    }
+
+
+def summed_up(batch: int, starts: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    from benchmarks.elastic import interval
+
+    def mean(which: str, what: str) -> float:
+        return statistics.fmean(start[which][what] for start in starts)
+
+    ratios = {which: interval([start[which]["times_bare"] for start in starts]) for which in starts[0]}
+    return {
         "batch": batch,
-        "rows_per_cpu_second": {
-            which: round(ROWS // batch * batch / statistics.median(s)) for which, s in seconds.items()
-        },
-        "times_bare": {
-            which: round(statistics.median(b / own for b, own in zip(seconds["bare"], s, strict=True)), 3)
-            for which, s in seconds.items()
-        },
-        "peak_mib": {which: round(each[-1]["peak_mib"]) for which, each in turns.items()},
+        "rows_per_cpu_second": {which: round(mean(which, "rows_per_cpu_second")) for which in ratios},
+        "times_bare": {which: round(ratio, 3) for which, (ratio, _) in ratios.items()},
+        "times_bare_ci95": {which: round(half, 3) for which, (_, half) in ratios.items()},
+        "peak_mib": {which: round(mean(which, "peak_mib")) for which in ratios},
     }
 
 
@@ -113,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--avalanche", help="a Python that has Avalanche and safetensors")
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
+    parser.add_argument("--starts", type=int, default=STARTS)
     parser.add_argument("--turns", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.turns:
@@ -126,14 +144,15 @@ def main() -> None:
     console, found = Console(width=140), []
     with tempfile.TemporaryDirectory() as place:
         for batch in arguments.batches:
-            found.append(measure(batch, arguments.avalanche, Path(place)))
-            table = Table("loop", "rows a CPU-second", "x bare", "peak MiB", title=f"batches of {batch}")
-            for which, speed in found[-1]["rows_per_cpu_second"].items():
-                table.add_row(
-                    which, f"{speed:,}", str(found[-1]["times_bare"][which]), str(found[-1]["peak_mib"][which])
-                )
+            starts = [measure(batch, arguments.avalanche, Path(place)) for _ in range(arguments.starts)]
+            found.append(summed_up(batch, starts))
+            table = Table("loop", "rows a CPU-second", "x bare", "+-", "peak MiB", title=f"batches of {batch}")
+            columns = ("rows_per_cpu_second", "times_bare", "times_bare_ci95", "peak_mib")
+            for which in starts[0]:
+                table.add_row(which, *(f"{found[-1][column][which]:,}" for column in columns))
             console.print(table)
-    console.print(write("peers_speed", {"rows": ROWS, "turns": TURNS - WARM_TURNS, "batches": found}))
+    content = {"rows": ROWS, "turns": TURNS - WARM_TURNS, "starts": arguments.starts, "batches": found}
+    console.print(write("peers_speed", content))
 
 
 if __name__ == "__main__":

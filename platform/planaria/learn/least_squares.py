@@ -75,9 +75,11 @@ class Sums:
     def absorb(self, products: Products) -> None:
         """Take rows in at once, by their products."""
         self.widen(products.cross_DC.shape[1])
-        self._settle()
-        self._gram_DD += products.gram_DD
-        self._cross_DC += products.cross_DC
+        if self._waiting:
+            self._settle()
+        for sums, more in ((self._gram_DD, products.gram_DD), (self._cross_DC, products.cross_DC)):
+            torch.add(more, sums, alpha=self._counts, out=sums)  # to fade and to add in one pass
+        self._counts = 1.0
         self.rows += products.rows
 
     def _settle(self) -> None:
