@@ -291,8 +291,9 @@ class Job(Settings):
     batch_rows: Annotated[int, Field(ge=1)] = 128
     """Rows of one global step, over all workers."""
     batch_fraction: float | None = Field(None, gt=0, le=1)
-    """First steps are smaller: this share of the rows so far, at least 4, until that is batch_rows. For streams whose
-    first hundred rows count. None begins with whole steps."""
+    """First steps are smaller: this share of the rows so far, at least 4, until that is batch_rows. After a shift, and
+    while one is suspected, it is a share of the rows since, and at least half of batch_rows. For streams whose first
+    hundred rows count. None takes whole steps."""
     samples: int | None = Field(None, ge=1)
     """Stop after this many rows; None runs to the end of the stream."""
     scale: Scale = Scale()

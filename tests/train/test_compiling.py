@@ -155,7 +155,7 @@ def test_compiled_runs_of_other_models_in_one_process_do_not_take_each_others_pa
             assert torch.equal(value, _weights(other)[name]), name
 
 
-def test_small_first_steps_are_of_rows_alone(table: Path) -> None:
+def test_first_steps_and_those_after_a_shift_are_small(table: Path) -> None:
     """The share of the rows so far, at least 4, until whole steps; no row is lost or repeated."""
     run = _run(table)
     run.job = run.job.model_copy(update={"batch_fraction": 0.03})
@@ -167,6 +167,12 @@ def test_small_first_steps_are_of_rows_alone(table: Path) -> None:
         before = run.row
     assert sizes[:33] == [4] * 33 and sizes[-1] == 16 and sizes == sorted(sizes)
     assert run.account.totals.row_number_sum == run.row * (run.row - 1) // 2
+    run.present_since, after = run.row, []
+    while run.row < 1_584:
+        run.take_step()
+        after.append(run.row - before)
+        before = run.row
+    assert after[0] == 8 and after[-1] == 16 and after == sorted(after), "half as large after a shift"
     resumed = _run(table)
     resumed.job = run.job
     resumed.load_state(run.state())

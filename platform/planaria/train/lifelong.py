@@ -305,8 +305,12 @@ class Lifelong:
         job = self.job
         if job.batch_fraction is None:
             return job.batch_rows
-        least = max(_FIRST_STEP_ROWS, self.shards)
-        return min(job.batch_rows, max(least, int(job.batch_fraction * self.row)))
+        known, least = self.row, max(_FIRST_STEP_ROWS, self.shards)
+        alarmed = self.monitor.alarm_onset is not None
+        if alarmed or self.present_since:
+            known = 0 if alarmed else self.row - self.present_since
+            least = max(least, job.batch_rows // 2)
+        return min(job.batch_rows, max(least, int(job.batch_fraction * known)))
 
     @property
     def _quantisation_due(self) -> Quantisation | None:
