@@ -385,7 +385,8 @@ class Readout(Settings):
     concept."""
     memory_weight: float = Field(1.0, ge=0)
     """How much remembered rows count beside fresh ones where it is judged how far each regression, and the
-    transformer, are to be trusted. An eighth of the memory is kept apart for that, and not learned from; with 0, none."""
+    transformer, are to be trusted. An eighth of the memory is kept apart for that, and not learned from; with 0,
+    none."""
     trust_half_life: int = Field(1_000, ge=1)
     """Rows, fresh and remembered ones, after which what a regression or the transformer has shown counts half."""
     half_lives: tuple[int, ...] = ()
