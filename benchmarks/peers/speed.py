@@ -4,9 +4,9 @@
 
 The same transformer, rows, fused AdamW, memory of 1,000 and as many replayed rows for all; no readout, no edits. Each
 has a process of its own; they take turns of some hundred rows, and a ratio is that of CPU seconds, the median over the
-turns. How a process happens to lie in memory changes its speed by several per cent for as long as it lives, so all are
-started several times: what is reported is the mean over the starts, and half of its 95% interval. Writes
-benchmarks/results/peers_speed.json.
+turns. All are kept on one core, as two are seldom equally fast, and how a process happens to lie in memory changes its
+speed by several per cent for as long as it lives, so all are started several times: what is reported is the mean over
+the starts, and half of its 95% interval. Writes benchmarks/results/peers_speed.json.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ def measure(batch: int, avalanche: str | None, place: Path) -> dict[str, dict[st
         for learner in ("replay", "der++"):
             commands[f"avalanche {learner}"] = [avalanche, script, path, learner, str(batch), str(ROWS)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"}
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     running = {
         which: subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
