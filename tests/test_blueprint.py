@@ -15,6 +15,7 @@ from planaria.blueprint import (
     GrowMlp,
     GrowOutputs,
     Prune,
+    Quantisation,
     Restore,
     ShrinkHeads,
     ShrinkMlp,
@@ -105,7 +106,9 @@ def test_what_is_no_blueprint_is_refused_in_one_line(text: str) -> None:
 def test_more_heads_cost_more_flops_and_the_last_layer_costs_least() -> None:
     first = GrowHeads(0, 1).apply(IMAGE).flops_per_sample - IMAGE.flops_per_sample
     last = GrowHeads(1, 1).apply(IMAGE).flops_per_sample - IMAGE.flops_per_sample
-    assert first > last > 0
+    assert first > last == 2 * IMAGE.width * (4 * IMAGE.head_width + 2 * IMAGE.tokens)
+    rounded = replace(IMAGE, quantisation=Quantisation(8, "token"))
+    assert rounded.flops_of_head(1) > IMAGE.flops_of_head(1), "keys and values of every token"
 
 
 @pytest.mark.parametrize(

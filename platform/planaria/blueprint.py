@@ -211,8 +211,11 @@ class Blueprint:
         return total
 
     def flops_of_head(self, layer: int) -> int:
-        """Of one head of the layer, for one row."""
+        """Of one head of the layer, for one row. A single query needs no key and value of every token, but where what
+        is multiplied is rounded (see ElasticAttention)."""
         d, t, h, queries = self.width, self.tokens, self.head_width, self._queries(layer)
+        if queries == 1 and self.quantisation is None:
+            return 8 * d * h + 4 * t * d
         return 2 * d * h * (2 * queries + 2 * t) + 4 * queries * t * h
 
     def flops_of_mlp(self, layer: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from planaria.learn import Products, Sums, ridge
+from planaria.learn import Products, Sums, nested_ridge, ridge
 
 
 def _rows(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,10 +111,23 @@ def test_rows_that_fade_count_as_they_would_one_by_one() -> None:
     assert sums.rows == pytest.approx(float(expected[-1, -1]))
 
 
-def test_only_the_first_features_are_used_where_that_is_asked_for() -> None:
+def test_what_uses_the_first_features_alone_comes_of_the_same_factor() -> None:
     described, target = _rows(300, 5)
+    described[:, 1] = 0.0  # a category that the table does not have
     sums = _of((described, target))
-    weights = ridge(sums.gram_DD, sums.cross_DC, 1e-6, first=2)
-    assert torch.equal(weights[2:4], torch.zeros(2, 2))
-    expected = torch.linalg.lstsq(described[:, [0, 1, 4]], target).solution
-    torch.testing.assert_close(weights[[0, 1, 4]], expected, rtol=1e-3, atol=1e-4)
+    every, some = nested_ridge(sums.gram_DD, sums.cross_DC, 1e-6, first=3)
+    torch.testing.assert_close(every, ridge(sums.gram_DD, sums.cross_DC, 1e-6), rtol=1e-4, atol=1e-5)
+    assert torch.equal(some[[1, 3]], torch.zeros(2, 2))
+    expected = torch.linalg.lstsq(described[:, [0, 2, 4]], target).solution
+    torch.testing.assert_close(some[[0, 2, 4]], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_solved_is_the_same_after_a_checkpoint() -> None:
+    """Which holds one triangle of the products; the other one differs by rounding."""
+    described, target = _rows(300, 6)
+    sums = Sums.empty(5, 2, torch.device("cpu"))
+    sums.add(described * torch.tensor([1.0, 3.0, 7.0, 11.0, 1.0]), target)
+    sums.gram_DD.add_(sums.gram_DD.triu(1) * 1e-6)
+    restored = Sums.unpacked(sums.packed())
+    for one, other in zip(*(nested_ridge(s.gram_DD, s.cross_DC, 1.0, first=2) for s in (sums, restored)), strict=True):
+        assert torch.equal(one, other)

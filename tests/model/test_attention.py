@@ -72,6 +72,22 @@ def test_grouped_queries_share_their_keys_and_values() -> None:
     assert grouped.kv.numel() == plain.kv.numel() // 2
 
 
+@pytest.mark.parametrize("keys", [5, 40])
+def test_one_query_reads_without_keys_and_values_what_many_read_with_them(keys: int) -> None:
+    """Also its gradients."""
+    x = torch.randn(B, keys, D, generator=torch.Generator().manual_seed(2))
+    whole, single = ElasticAttention(D, 3, 4), ElasticAttention(D, 3, 4)
+    single.load_state_dict(whole.state_dict())
+    many, one = x.clone().requires_grad_(), x.clone().requires_grad_()
+    answers = whole(many)[:, :1], single(one[:, :1], one)
+    torch.testing.assert_close(*answers)
+    for answer in answers:
+        answer.square().sum().backward()
+    torch.testing.assert_close(one.grad, many.grad, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(single.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
 def test_cross_attention_reads_a_context_of_another_width() -> None:
     attention = ElasticAttention(D, 2, 4, context_width=5)
     context = torch.randn(B, 9, 5, requires_grad=True)

@@ -12,7 +12,7 @@ from planaria.learn.learners import (
     build_teacher,
     project,
 )
-from planaria.learn.least_squares import Products, Sums, ridge
+from planaria.learn.least_squares import Products, Sums, nested_ridge, ridge
 from planaria.learn.losses import row_error, row_loss, row_loss_bias_fitted
 from planaria.learn.memory import DOUBTFUL, UNSETTLED, ReplayMemory
 from planaria.learn.optimizers import (
@@ -50,6 +50,7 @@ __all__ = [
     "clip_gradients",
     "in_order",
     "load_optimizer_tensors",
+    "nested_ridge",
     "optimizer_tensors",
     "project",
     "put_in_order",

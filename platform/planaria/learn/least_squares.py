@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -166,24 +167,49 @@ class Sums:
             self._cross_DC = F.pad(self._cross_DC, (0, columns - self.columns))
 
 
-def ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float, first: int | None = None) -> Tensor:
+def ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float) -> Tensor:
     """What estimates the targets, pulled towards 0 as strongly as `pull_rows` rows of typical features would. The
-    constant is not pulled. With `first`, of the features only so many first ones and the constant are used.
-    Shape [D, C], float32."""
-    rows = float(gram_DD[-1, -1])
-    if rows < 0.5:
-        return torch.zeros_like(cross_DC, dtype=torch.float32)
-    used_D = gram_DD.diagonal() > 1e-9  # of a table's columns, those of categories that it does not have are not
-    if first is not None:
-        used_D[first:-1] = False
-    met = torch.nonzero(used_D)[:, 0]
-    system_DD = gram_DD[met[:, None], met].double()
-    pulled_D = system_DD.diagonal()
-    pulled_D[:-1] += pull_rows
-    pulled_D[-1] += 1e-6 * rows
-    weights_DC = torch.zeros_like(cross_DC, dtype=torch.float32)
-    weights_DC[met] = torch.cholesky_solve(cross_DC[met], torch.linalg.cholesky(system_DD)).float()
-    return weights_DC
+    constant is not pulled. Shape [D, C], float32."""
+    factor = _Factor.of(gram_DD, pull_rows, len(gram_DD) - 1)
+    return torch.zeros_like(cross_DC, dtype=torch.float32) if factor is None else factor.solve(cross_DC)
+
+
+def nested_ridge(gram_DD: Tensor, cross_DC: Tensor, pull_rows: float, first: int) -> tuple[Tensor, Tensor]:
+    """`ridge`, and what uses of the features only so many first ones and the constant. Each [D, C], float32."""
+    factor = _Factor.of(gram_DD, pull_rows, first)
+    if factor is None:
+        return torch.zeros_like(cross_DC, dtype=torch.float32), torch.zeros_like(cross_DC, dtype=torch.float32)
+    return factor.solve(cross_DC), factor.solve(cross_DC, factor.inner)
+
+
+class _Factor(NamedTuple):
+    """Cholesky's of a pulled Gram matrix, ordered so that the system of its `inner` first features is part of it."""
+
+    met_U: Tensor
+    """The features that rows have had. Of a table's columns, those of categories that it does not have are not."""
+    lower_UU: Tensor
+    inner: int
+
+    @staticmethod
+    def of(gram_DD: Tensor, pull_rows: float, first: int) -> _Factor | None:
+        """None where there are no rows."""
+        rows = float(gram_DD[-1, -1])
+        if rows < 0.5:
+            return None
+        used_D = gram_DD.diagonal() > 1e-9
+        met_U, before = torch.nonzero(used_D)[:, 0], int(used_D[:first].sum())
+        met_U = torch.cat((met_U[:before], met_U[-1:], met_U[before:-1]))
+        system_UU = gram_DD.index_select(0, met_U).index_select(1, met_U).double()
+        system_UU[before + 1 :, before] = system_UU[before, before + 1 :]  # from the triangle that counts
+        pull_U = system_UU.new_full((len(met_U),), pull_rows)
+        pull_U[before] = 1e-6 * rows
+        system_UU.diagonal().add_(pull_U)
+        return _Factor(met_U, torch.linalg.cholesky(system_UU), before + 1)
+
+    def solve(self, cross_DC: Tensor, first: int | None = None) -> Tensor:
+        met_U, weights_DC = self.met_U[:first], torch.zeros_like(cross_DC, dtype=torch.float32)
+        weights_DC[met_U] = torch.cholesky_solve(cross_DC[met_U], self.lower_UU[:first, :first]).float()
+        return weights_DC
 
 
 def _triangle(size: int) -> tuple[Tensor, Tensor]:

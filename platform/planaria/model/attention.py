@@ -22,6 +22,8 @@ from planaria.model.skipping import Openings, Pairs
 
 # Above this many keys the T x S weights cost more to keep than the fused kernel costs to call (float32, CPU).
 _EXPLICIT_UP_TO_KEYS = 64
+# Numbers that a processor's widest registers hold.
+_VECTOR = 16
 
 
 class ElasticAttention(nn.Module):
@@ -140,13 +142,18 @@ class ElasticAttention(nn.Module):
             context_BSE = x_BTD if own else rounded_input(context_BSE, self.quantisation)
             q = rounded_weight(q.flatten(0, 1), self.quantisation).view_as(q)
             kv = rounded_weight(kv.flatten(0, 2), self.quantisation).view_as(kv)
-        q_BTNH, kv_BSG2H = self._project(x_BTD, context_BSE, (q, q_bias), (kv, kv_bias))
-        if plain and short_attention.serves(q_BTNH, kv_BSG2H):
-            mixed_BTNH = short_attention.attend(q_BTNH, kv_BSG2H)
+        direct = plain and self.queries_per_key == 1 and self.quantisation is None and kv_bias is None
+        if direct and x_BTD.shape[1] == 1:
+            mixed_BTNH = self._of_one_query(x_BTD[:, 0], context_BSE, q, q_bias, kv)
         else:
-            k_BNSH, v_BNSH = self._keys_and_values(kv_BSG2H)
-            at = (positions_T, context_positions_S)
-            mixed_BTNH = self._mixed(q_BTNH.transpose(1, 2), k_BNSH, v_BNSH, padding_BS, causal, *at).transpose(1, 2)
+            q_BTNH, kv_BSG2H = self._project(x_BTD, context_BSE, (q, q_bias), (kv, kv_bias))
+            if plain and short_attention.serves(q_BTNH, kv_BSG2H):
+                mixed_BTNH = short_attention.attend(q_BTNH, kv_BSG2H)
+            else:
+                k_BNSH, v_BNSH = self._keys_and_values(kv_BSG2H)
+                at = (positions_T, context_positions_S)
+                mixed_BNTH = self._mixed(q_BTNH.transpose(1, 2), k_BNSH, v_BNSH, padding_BS, causal, *at)
+                mixed_BTNH = mixed_BNTH.transpose(1, 2)
         if open_BN is not None:
             mixed_BTNH = mixed_BTNH * open_BN[:, None, :, None].to(mixed_BTNH.dtype)
         if self.kept is not None:
@@ -154,6 +161,25 @@ class ElasticAttention(nn.Module):
         if self.head_scale_BN is not None:
             mixed_BTNH = mixed_BTNH * self.head_scale_BN[:, None, :, None]
         return product(mixed_BTNH.flatten(2), o.flatten(0, 1).t(), self.o_bias, self.quantisation)
+
+    def _of_one_query(self, x_BD: Tensor, context_BSE: Tensor, q: Tensor, q_bias: Tensor | None, kv: Tensor) -> Tensor:
+        """What the heads read for one query, without a key and a value for every token: what multiplies the keys'
+        tokens multiplies the query instead, and what multiplies the values' tokens multiplies their weighted sum.
+        Shape [B, 1, N, H].
+
+        Source: the absorbed weights of multi-head latent attention (DeepSeek-V2, 2024, arXiv 2405.04434).
+        """
+        k_NHE, v_NHE = kv.unbind(1)
+        q_BF = F.linear(x_BD, q.flatten(0, 1), None if q_bias is None else q_bias.flatten())
+        q_NBH = (q_BF * self.head_width**-0.5).view(-1, len(q), self.head_width).transpose(0, 1)
+        asked_BNE = torch.matmul(q_NBH, k_NHE).transpose(0, 1)
+        if context_BSE.shape[1] < _VECTOR:  # over the last dimension, softmax goes through so few keys one by one
+            weights_BNS = torch.matmul(context_BSE, asked_BNE.transpose(1, 2)).softmax(1).transpose(1, 2)
+        else:
+            weights_BNS = torch.matmul(asked_BNE, context_BSE.transpose(1, 2)).softmax(2)
+        read_BNE = torch.matmul(weights_BNS.to(context_BSE.dtype), context_BSE)
+        mixed_NBH = torch.matmul(read_BNE.transpose(0, 1), v_NHE.transpose(1, 2))
+        return mixed_NBH.transpose(0, 1)[:, None]
 
     def _of_pairs(self, x_BTD: Tensor, context_BSE: Tensor, q: Tensor, kv: Tensor, o: Tensor, pairs: Pairs) -> Tensor:
         """Pairs of a head and a row that it is open to take the place of rows and heads."""

@@ -88,8 +88,9 @@ class TableInput(nn.Module):
             present_BKD = z_BK.nan_to_num(0.0)[..., None] * self.scale_KD + self.shift_KD
             tokens.append(torch.where(raw_BK.isnan()[..., None], self.missing_KD, present_BKD))
         if self.category_KVD is not None:
-            column_K = torch.arange(self.category_KVD.shape[0], device=class_token_D.device)
-            tokens.append(self.category_KVD[column_K, features["categorical"]])
+            columns, categories, _ = self.category_KVD.shape
+            first_K = torch.arange(0, columns * categories, categories, device=class_token_D.device)
+            tokens.append(F.embedding(features["categorical"] + first_K, self.category_KVD.flatten(0, 1)))
         batch = tokens[0].shape[0]
         return torch.cat((class_token_D.expand(batch, 1, -1), *tokens), 1)
 

@@ -188,9 +188,11 @@ class TableFeatures(nn.Module):
         """Shape [B, D], float32."""
         values_BV = self._values(features)
         mixed_BD = F.relu(F.linear(values_BV, self.mix_DV, self.offset_D))
-        # always by products: by default the number of rows decides, which an exported model may not depend on
-        distance_BD = torch.cdist(values_BV, self.centre_DV, compute_mode="use_mm_for_euclid_dist").square()
-        return torch.cat((values_BV, mixed_BD, torch.exp(-distance_BD * self.sharpness_D)), 1) * self.scale_D
+        # -sharpness x (|value|^2 - 2 value.centre + |centre|^2), as one product
+        pulled_DV = self.centre_DV * (2 * self.sharpness_D)[:, None]
+        near_BD = F.linear(values_BV, pulled_DV, (pulled_DV * self.centre_DV).sum(1) * -0.5)
+        near_BD = torch.addcmul(near_BD, values_BV.square().sum(1, keepdim=True), self.sharpness_D, value=-1)
+        return torch.cat((values_BV, mixed_BD, near_BD.clamp(max=0).exp()), 1) * self.scale_D
 
 
 def _unit_range(image: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from planaria.learn import DOUBTFUL, UNSETTLED, Products, Sums, ridge, row_error, row_loss
+from planaria.learn import DOUBTFUL, UNSETTLED, Products, Sums, nested_ridge, ridge, row_error, row_loss
 from planaria.model import ElasticTransformer
 from planaria.policy import Learner
 from planaria.signals import LOOK_BACK_ROWS, Rows, Stream, Task
@@ -294,20 +294,18 @@ class Reading:
         on what they said beforehand."""
         readout = model.readout
         assert readout is not None and self.settings is not None
-        said_BVC = said_BVC.double()
-        told_BC = self._told(model, target_BC).double()
         fade = 0.5 ** (len(target_BC) / self.settings.trust_half_life)
-        answer_BC = (said_BVC * readout.trust_V[:, None]).sum(1)
+        said_VBC = said_BVC.transpose(0, 1).double()
+        said_VN = said_VBC.flatten(1)
+        answer_BC = (readout.trust_V @ said_VN).view_as(target_BC)
+        curve_BC = weight_B[:, None].expand_as(target_BC)
         if self.task == "classification":
             answer_BC = answer_BC.softmax(1)
-            said_BVC = said_BVC - (said_BVC * answer_BC[:, None]).sum(2, keepdim=True)
-            curved_BVC = said_BVC * (answer_BC.clamp(min=_LEAST_CHANCE) * weight_B[:, None])[:, None]
-        else:
-            curved_BVC = said_BVC * weight_B[:, None, None]
-        wrong_BC = (answer_BC - told_BC) * weight_B[:, None]
-        slope_V = (said_BVC * wrong_BC[:, None]).sum((0, 2))
-        flat_VN = said_BVC.transpose(0, 1).flatten(1)
-        self.curvature_VV = self.curvature_VV * fade + flat_VN @ curved_BVC.transpose(0, 1).flatten(1).T
+            said_VN = (said_VBC - (said_VBC * answer_BC).sum(2, keepdim=True)).flatten(1)
+            curve_BC = curve_BC * answer_BC.clamp(min=_LEAST_CHANCE)
+        wrong_BC = (answer_BC - self._told(model, target_BC)) * weight_B[:, None]
+        slope_V = said_VN @ wrong_BC.flatten()
+        self.curvature_VV.mul_(fade).addmm_(said_VN * curve_BC.flatten(), said_VN.T)
         pulled_VV = self.curvature_VV.clone()
         pulled_VV.diagonal().add_(_TRUST_PULL)
         readout.trust_V.sub_(torch.linalg.solve(pulled_VV, slope_V))
@@ -333,8 +331,9 @@ class Reading:
                 sums = self.fading[at]
                 sums.widen(model.blueprint.outputs)
                 told_DC = self._in_told(model, sums)
-                readout.fading_DC(2 * at).copy_(ridge(sums.gram_DD, told_DC, pull))
-                readout.fading_DC(2 * at + 1).copy_(ridge(sums.gram_DD, told_DC, pull, readout.features.own))
+                whole, columns_alone = nested_ridge(sums.gram_DD, told_DC, pull, readout.features.own)
+                readout.fading_DC(2 * at).copy_(whole)
+                readout.fading_DC(2 * at + 1).copy_(columns_alone)
                 self._fading_since[at] = 0
         rows = self._sums(model, present).rows
         if not self._stale and rows < self._present_rows * _SOLVED_AGAIN and self._since < _SOLVED_AFTER_ROWS:
