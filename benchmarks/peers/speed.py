@@ -138,6 +138,8 @@ def main() -> None:
     if arguments.turns:
         take_turns(arguments.turns[0], int(arguments.turns[1]))
         return
+    if arguments.starts < 2:
+        parser.error(f"--starts is {arguments.starts}; an interval needs at least 2")
     # Not at the head of the file: their memory would count as that of the loops.
     from benchmarks.measure import write
     from rich.console import Console

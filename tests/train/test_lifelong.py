@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -297,6 +299,17 @@ def test_the_readouts_sums_are_those_of_all_rows_however_concepts_were_told_apar
     torch.testing.assert_close(counts, torch.bincount(target).double(), rtol=1e-6, atol=1e-3)
 
 
+def test_a_readout_that_no_remembered_row_judges_learns_every_row(table: Path) -> None:
+    readout = {"features": 40, "ridge": 1.0, "memory_weight": 0}
+    policy = {"controller": {"kind": "none"}, "learner": {**POLICY["learner"], "readout": readout}}
+    run = _open(_job(table, policy, samples=1_280))
+    run.begin()
+    _live(run)
+    assert not run.reading.withheld and run._judged(64) == 0
+    learned = 1_280 - int(run.stream.read(0, 1_280).held_out.sum())
+    assert sum(float(sums.gram_DD[-1, -1]) for sums in run.reading.concepts.values()) == pytest.approx(learned)
+
+
 @pytest.mark.parametrize("stream", [{"target": "y"}, {"target": "value", "task": "regression"}])
 def test_a_readout_makes_the_first_rows_easier(stream: dict[str, str], table: Path) -> None:
     still = {"controller": {"kind": "none"}}
@@ -365,6 +378,27 @@ def test_a_run_in_this_process_leaves_what_is_promised(table: Path, tmp_path: Pa
         assert (tmp_path / name).exists(), name
     assert json.loads((tmp_path / "summary.json").read_text())["restarts"] == 0
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pkl", ".pt", ".pickle")]
+
+
+def test_a_run_that_ended_leaves_its_memory_at_once(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when Python next looks for what holds each other: a run is some hundred MB."""
+    begun: list[weakref.ref[Lifelong]] = []
+    begin = Lifelong.begin
+
+    def noted(run: Lifelong) -> bool:
+        begun.append(weakref.ref(run))
+        return begin(run)
+
+    monkeypatch.setattr(Lifelong, "begin", noted)
+    gc.collect()
+    gc.disable()
+    try:
+        run_here(_job(table, samples=256), RunFolder(tmp_path), tmp_path)
+        assert [run() for run in begun] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_stop_mark_stops_at_a_checkpoint_and_the_rest_follows(

@@ -170,14 +170,15 @@ class Lifelong:
         self.model: ElasticTransformer
         self.optimizer: torch.optim.Optimizer
         self.parameters: list[nn.Parameter]
-        self.while_waiting: Callable[[], Tick] = Tick
+        self.while_waiting: Callable[[], Tick]
         """Asked by rank 0 while it waits for new files: what is to be done meanwhile."""
-        self.keep: Callable[[Mapping[str, bytes]], None] = lambda state: None
+        self.keep: Callable[[Mapping[str, bytes]], None]
         """Given the state where a checkpoint is due meanwhile."""
-        self.before_edit: Callable[[], None] = lambda: None
+        self.before_edit: Callable[[], None]
         """Told that the model is about to be operated on: the last moment to keep it as it is."""
-        self.exchange: Exchange = lambda lent: None
+        self.exchange: Exchange
         """On rank 0 of a run that shares its controller: lend what it learned, borrow what others did."""
+        self.let_go()
         self.between_steps = True
         """Whether the state is one that a run can go on from; not so within a step."""
         self.busy_W = np.zeros(group.size, np.float32)
@@ -187,6 +188,14 @@ class Lifelong:
         """Of the decision that is being carried out."""
 
     # -- the life of a run
+
+    def let_go(self) -> None:
+        """Of those who keep its folder or share what it learns. As they hold the run, its memory is only free once it
+        does not hold them."""
+        self.while_waiting = Tick
+        self.keep = lambda state: None
+        self.before_edit = lambda: None
+        self.exchange = lambda lent: None
 
     def begin(self) -> bool:
         """Make the first blueprint from the stream's first rows; False where the run was stopped while it waited for

@@ -100,6 +100,8 @@ def live(
             if run.between_steps and (keeper is None or keeper.failure is None):
                 _keep_what_was_done(run, keeper)
             raise
+        finally:
+            run.let_go()
 
 
 def _keep_what_was_done(run: Lifelong, keeper: Keeper | None) -> None:
