@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -111,9 +112,12 @@ def test_every_kind_of_model_is_followed_for_any_number_of_rows(
     assert exported(blueprint(kind), to, tmp_path).difference <= 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", CHOICES)
-@pytest.mark.parametrize("blueprint", [table_blueprint, picture_blueprint])
+def _slow_but_one() -> list[Any]:
+    all_of_them = itertools.product((table_blueprint, picture_blueprint), CHOICES)
+    return [pytest.param(*one, marks=[pytest.mark.slow][: at > 0]) for at, one in enumerate(all_of_them)]
+
+
+@pytest.mark.parametrize(("blueprint", "kind"), _slow_but_one())
 def test_8_bits_answer_nearly_as_before(tmp_path: Path, blueprint: Any, kind: str) -> None:
     assert 0 < exported(blueprint(kind), "int8", tmp_path).difference < 0.05
 

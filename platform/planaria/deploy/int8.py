@@ -42,7 +42,7 @@ class Int8(OnnxFile):
         quantisation = model.blueprint.quantisation
         try:
             model.quantise(None)
-            graph = program_of(model, inputs).model_proto
+            graph = program_of(model, inputs, to_be_rounded=True).model_proto
         finally:
             model.quantise(quantisation)
         rewriting = _Rewriting(graph, quantisation or AFTER_TRAINING)

@@ -44,11 +44,15 @@ class OnnxFile:
         return answer
 
 
-def program_of(model: ElasticTransformer, inputs: Sequence[Array]) -> torch.onnx.ONNXProgram:
+def program_of(
+    model: ElasticTransformer, inputs: Sequence[Array], *, to_be_rounded: bool = False
+) -> torch.onnx.ONNXProgram:
     """The model's operations, with everything that is constant computed, however large."""
     from onnxscript import optimizer
 
     plain = PlainModel(model)
+    for layer in range(model.blueprint.layers):
+        plain.model.block(layer).attention.absorbs = not to_be_rounded
     program = torch.onnx.export(
         traced(plain, inputs),
         dynamo=True,

@@ -62,6 +62,9 @@ class ElasticAttention(nn.Module):
         self.q_bias = nn.Parameter(torch.zeros(heads, head_width)) if projection_bias else None
         self.kv_bias = nn.Parameter(torch.zeros(groups, 2, head_width)) if projection_bias else None
         self.o_bias = nn.Parameter(torch.zeros(width)) if output_bias else None
+        self.absorbs = True
+        """Whether a single query does without keys and values. Not where products with weights are rounded: there it
+        is keys and values that are."""
         self.head_scale_BN: Tensor | None = None
         """Multiplies each head's output while importance is measured; None otherwise."""
         self.kept: list[tuple[Tensor, Tensor]] | None = None
@@ -123,13 +126,15 @@ class ElasticAttention(nn.Module):
         q_bias: Tensor | None = self.q_bias
         kv_bias: Tensor | None = self.kv_bias
         plain = not (self.rotary or causal) and padding_BS is None
+        direct = plain and self.absorbs and self.queries_per_key == 1 and self.quantisation is None and kv_bias is None
+        one_query = direct and x_BTD.shape[1] == 1
         whole = self.kept is not None or self.head_scale_BN is not None or self.quantisation is not None
         skips = plain and self.queries_per_key == 1 and not whole
         if open_BN is not None and skips:
             openings = Openings.of(open_BN, context_BSE)
             if not openings.live:
                 return _constant(x_BTD, self.o_bias)
-            if openings.gathers:
+            if openings.gathers and not one_query:
                 return self._of_pairs(x_BTD, context_BSE, q, kv, o, openings.pairs())
             q, kv, o, open_BN = *map(openings.live_only, (q, kv, o)), openings.weight_BG
             q_bias = None if q_bias is None else openings.live_only(q_bias)
@@ -142,8 +147,7 @@ class ElasticAttention(nn.Module):
             context_BSE = x_BTD if own else rounded_input(context_BSE, self.quantisation)
             q = rounded_weight(q.flatten(0, 1), self.quantisation).view_as(q)
             kv = rounded_weight(kv.flatten(0, 2), self.quantisation).view_as(kv)
-        direct = plain and self.queries_per_key == 1 and self.quantisation is None and kv_bias is None
-        if direct and x_BTD.shape[1] == 1:
+        if one_query:
             mixed_BTNH = self._of_one_query(x_BTD[:, 0], context_BSE, q, q_bias, kv)
         else:
             q_BTNH, kv_BSG2H = self._project(x_BTD, context_BSE, (q, q_bias), (kv, kv_bias))
