@@ -88,6 +88,17 @@ def test_one_query_reads_without_keys_and_values_what_many_read_with_them(keys: 
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_one_query_reads_in_float32_on_a_cpu_whose_products_are_bfloat16() -> None:
+    attention, x = ElasticAttention(D, 3, 4, output_bias=False), _input()
+    with torch.no_grad():
+        attention.o.copy_(torch.eye(12, D).view_as(attention.o))  # what was read is what comes out, rounded once
+        exact = attention(x[:, :1], x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = attention(x[:, :1], x)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(rounded, exact.bfloat16())
+
+
 def test_cross_attention_reads_a_context_of_another_width() -> None:
     attention = ElasticAttention(D, 2, 4, context_width=5)
     context = torch.randn(B, 9, 5, requires_grad=True)

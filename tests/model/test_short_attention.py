@@ -41,6 +41,18 @@ def test_it_gives_the_plain_products_answer_and_gradient(sizes: tuple[int, ...])
 
 
 @needs_compiler
+def test_bfloat16_is_computed_in_float32() -> None:
+    assert short_attention.build("g++")
+    generator = torch.Generator().manual_seed(0)
+    q, kv = torch.randn(2, 17, 4, 8, generator=generator), torch.randn(2, 17, 4, 2, 8, generator=generator)
+    rounded = q.bfloat16().requires_grad_(), kv.bfloat16().requires_grad_()
+    found = short_attention.attend(*rounded)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, _plain(*(one.float() for one in rounded)).bfloat16())
+    assert all(grad.dtype == torch.bfloat16 for grad in torch.autograd.grad(found.float().sum(), rounded))
+
+
+@needs_compiler
 def test_scores_far_apart_give_no_nan() -> None:
     assert short_attention.build("g++")
     q, kv = torch.full((1, 2, 1, 4), 200.0), torch.randn(1, 5, 1, 2, 4, generator=torch.Generator().manual_seed(1))

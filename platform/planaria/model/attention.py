@@ -9,6 +9,8 @@ Legend: B batch, T query tokens, S key tokens, D width, E context width, N heads
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -148,7 +150,8 @@ class ElasticAttention(nn.Module):
             q = rounded_weight(q.flatten(0, 1), self.quantisation).view_as(q)
             kv = rounded_weight(kv.flatten(0, 2), self.quantisation).view_as(kv)
         if one_query:
-            mixed_BTNH = self._of_one_query(x_BTD[:, 0], context_BSE, q, q_bias, kv)
+            with _small_products(context_BSE.device.type):
+                mixed_BTNH = self._of_one_query(x_BTD[:, 0].to(q), context_BSE.to(kv), q, q_bias, kv)
         else:
             q_BTNH, kv_BSG2H = self._project(x_BTD, context_BSE, (q, q_bias), (kv, kv_bias))
             if plain and short_attention.serves(q_BTNH, kv_BSG2H):
@@ -181,7 +184,7 @@ class ElasticAttention(nn.Module):
             weights_BNS = torch.matmul(context_BSE, asked_BNE.transpose(1, 2)).softmax(1).transpose(1, 2)
         else:
             weights_BNS = torch.matmul(asked_BNE, context_BSE.transpose(1, 2)).softmax(2)
-        read_BNE = torch.matmul(weights_BNS.to(context_BSE.dtype), context_BSE)
+        read_BNE = torch.matmul(weights_BNS, context_BSE)
         mixed_NBH = torch.matmul(read_BNE.transpose(0, 1), v_NHE.transpose(1, 2))
         return mixed_NBH.transpose(0, 1)[:, None]
 
@@ -246,6 +249,13 @@ class ElasticAttention(nn.Module):
             visible = ~padding_BS[:, None, None, :]
             mask = visible if mask is None else mask & visible
         return mix(q_BNTH, k_BNSH, v_BNSH, mask)
+
+
+def _small_products(device: str) -> AbstractContextManager[Any]:
+    """On a CPU, small batched products are faster in float32, also where the job's precision is bfloat16."""
+    if device == "cpu" and torch.is_autocast_enabled("cpu"):
+        return torch.autocast("cpu", enabled=False)
+    return nullcontext()
 
 
 def _constant(x_BTD: Tensor, bias_D: Tensor | None) -> Tensor:

@@ -55,16 +55,17 @@ def serves(q_BTNH: Tensor, kv_BSG2H: Tensor) -> bool:
         and torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
         and q_BTNH.device.type == "cpu"
-        and q_BTNH.dtype == kv_BSG2H.dtype == torch.float32
+        and q_BTNH.dtype == kv_BSG2H.dtype
+        and q_BTNH.dtype in (torch.float32, torch.bfloat16)
         and kv_BSG2H.shape[1] <= MOST_KEYS
         and q_BTNH.shape[3] in HEAD_WIDTHS
     )
 
 
 def attend(q_BTNH: Tensor, kv_BSG2H: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(H)) v, shape [B, T, N, H]. Only after `build`."""
-    mixed_BTNH: Tensor = torch.ops.planaria.short_attention(q_BTNH, kv_BSG2H)[0]
-    return mixed_BTNH
+    """softmax(q k' / sqrt(H)) v, shape [B, T, N, H]; computed in float32. Only after `build`."""
+    mixed_BTNH: Tensor = torch.ops.planaria.short_attention(q_BTNH.float(), kv_BSG2H.float())[0]
+    return mixed_BTNH.to(q_BTNH.dtype)
 
 
 def _shapes(q_BTNH: Tensor, kv_BSG2H: Tensor) -> tuple[Tensor, Tensor]:

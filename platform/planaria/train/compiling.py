@@ -48,6 +48,8 @@ class Compiling:
             if self._compiler is not None:
                 short_attention.build(self._compiler)
             torch._dynamo.reset()  # what was compiled for earlier blueprints is not needed any more
+            # As without compiling, what is computed backwards has the precision that it had forwards.
+            torch._functorch.config.backward_pass_autocast = "off"
             compiled = torch.compile(_copied(self.function), dynamic=False, fullgraph=True, options=self._options)
             self._compiled = blueprint, compiled
         return self._compiled[1]
