@@ -2,11 +2,12 @@
 
     python -m benchmarks.peers.speed --avalanche peers/bin/python        (with avalanche-lib and safetensors)
 
-The same transformer, rows, fused AdamW, memory of 1,000 and as many replayed rows for all; no readout, no edits. Each
-has a process of its own; they take turns of some hundred rows, and a ratio is that of CPU seconds, the median over the
-turns. All are kept on one core, as two are seldom equally fast, and how a process happens to lie in memory changes its
-speed by several per cent for as long as it lives, so all are started several times: what is reported is the mean over
-the starts, and half of its 95% interval. Writes benchmarks/results/peers_speed.json.
+The same transformer, rows, fused AdamW, memory of 1,000 and as many replayed rows for all; no readout, no edits. Where
+it does not say otherwise, all of them, Avalanche too, have planaria's attention, which does without the last layer's
+keys and values. Each has a process of its own; they take turns of some hundred rows, and a ratio is that of CPU
+seconds, the median over the turns. All are kept on one core, as two are seldom equally fast, and how a process happens
+to lie in memory changes its speed by several per cent for as long as it lives, so all are started several times: what
+is reported is the mean over the starts, and half of its 95% interval. Writes benchmarks/results/peers_speed.json.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ TURNS, WARM_TURNS = 15, 6
 STARTS = 5
 BATCHES = (10, 32, 128)
 COMPILE_AFTER_ROWS = 1_200
+WITH_KEYS = "bare, with keys"
+"""A bare loop whose last layer computes a key and a value of every token, as attention is usually written."""
 
 
 def take_turns(which: str, batch: int) -> None:
@@ -44,8 +47,10 @@ def take_turns(which: str, batch: int) -> None:
     torch.set_num_threads(1)
     reuse_freed_memory()
     speed.MEMORY_ROWS = 1_000
-    if which == "bare":
+    if which.startswith("bare"):
         loop: Any = speed.bare_loop(batch)
+        for layer in range(loop.model.blueprint.layers):
+            loop.model.block(layer).attention.absorbs = which != WITH_KEYS
     else:
         learner = {"loss": "der++" if "der++" in which else "er", "memory": {"rows": 1_000, "kind": "reservoir"}}
         model: dict[str, Any] = {"compile_after_rows": COMPILE_AFTER_ROWS} if "compiled" in which else {}
@@ -74,7 +79,7 @@ def export(place: Path) -> Path:
 def measure(batch: int, avalanche: str | None, place: Path) -> dict[str, dict[str, float]]:
     """One start of all."""
     compiled = ("planaria compiled", "planaria compiled bfloat16", "planaria der++ compiled")
-    own = ("bare", "planaria", "planaria der++", *compiled)
+    own = ("bare", WITH_KEYS, "planaria", "planaria der++", *compiled)
     commands = {which: [sys.executable, "-m", "benchmarks.peers.speed", "--turns", which, str(batch)] for which in own}
     if avalanche is not None:
         script, path = str(Path(__file__).with_name("avalanche_transformer.py")), str(export(place))
