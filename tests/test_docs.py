@@ -47,3 +47,16 @@ def test_the_job_of_the_readme_s_python_lines_can_be_loaded(monkeypatch: pytest.
     (lines,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     (loading,) = re.findall(r"^job = (.*)$", lines, re.MULTILINE)
     assert isinstance(eval(loading, {"planaria": planaria}), Job)
+
+
+def test_every_table_has_rows_and_each_of_them_all_columns() -> None:
+    tables = 0
+    for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))):
+        lines = [*page.read_text(encoding="utf-8").splitlines(), ""]
+        for at in (at for at, line in enumerate(lines) if re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", line)):
+            end = next(below for below in range(at, len(lines)) if not lines[below].startswith("|"))
+            assert end > at + 1, f"{page.name}, line {at + 1}: a table without rows"
+            columns = {len(re.findall(r"(?<!\\)\|", line)) for line in lines[at - 1 : end]}
+            assert len(columns) == 1, f"{page.name}, line {at + 1}: rows of several lengths"
+            tables += 1
+    assert tables > 20
