@@ -128,11 +128,11 @@ class ElasticAttention(nn.Module):
         q_bias: Tensor | None = self.q_bias
         kv_bias: Tensor | None = self.kv_bias
         plain = not (self.rotary or causal) and padding_BS is None
-        direct = plain and self.absorbs and self.queries_per_key == 1 and self.quantisation is None and kv_bias is None
-        one_query = direct and x_BTD.shape[1] == 1
+        own_keys = plain and self.queries_per_key == 1
+        absorbs = self.absorbs and self.quantisation is None and kv_bias is None
+        one_query = own_keys and absorbs and x_BTD.shape[1] == 1
         whole = self.kept is not None or self.head_scale_BN is not None or self.quantisation is not None
-        skips = plain and self.queries_per_key == 1 and not whole
-        if open_BN is not None and skips:
+        if open_BN is not None and own_keys and not whole:
             openings = Openings.of(open_BN, context_BSE)
             if not openings.live:
                 return _constant(x_BTD, self.o_bias)
